@@ -1,0 +1,46 @@
+# make run   sets everything up and starts the sidecar with sample rooms and people
+# make test  sets everything up and runs every test
+# make check lint, types, import directions, generated code in sync
+
+UV_VERSION := 0.13.9
+PYTHON ?= python3
+export UV_SYSTEM_CERTS := 1
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := .venv
+BIN := .venv/bin
+
+.PHONY: run test check fmt proto clean
+
+run: .venv/.synced
+	@$(BIN)/python -m sidecar dev
+
+test: .venv/.synced
+	@$(BIN)/pytest
+
+check: .venv/.synced
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint
+
+fmt: .venv/.synced
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+proto: .venv/.synced
+	$(BIN)/python protos/generate.py
+
+.uv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "make: $(PYTHON) is older than 3.11; name a newer one with PYTHON="; exit 1; }
+	@$(PYTHON) -m venv .uv \
+		|| { rm -rf .uv; echo "make: no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	@.uv/bin/pip --quiet --disable-pip-version-check install uv==$(UV_VERSION)
+
+.venv/.synced: .uv/bin/uv pyproject.toml uv.lock
+	@.uv/bin/uv sync --quiet --frozen --all-extras --python $(PYTHON)
+	@touch $@
+
+clean:
+	rm -rf .venv .uv .dev

@@ -1,0 +1,303 @@
+"""Settings: environment variables `SIDECAR_*` over one TOML file, parsed once into a frozen `Settings`.
+
+Every problem is found in one go and told in words an operator can act on; see docs/configuration.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import resource
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+PREFIX = "SIDECAR_"
+CONFIG_FILE = "SIDECAR_CONFIG_FILE"
+ASYMMETRIC_ALGORITHMS = (
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+)  # fmt: skip
+
+# What Kubernetes injects for a Service named "sidecar" or "sidecar-…": never ours.
+_SERVICE_LINK = re.compile(r"SIDECAR_(SERVICE|PORT)_.+|SIDECAR_\w+_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_\w+)")
+_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+_DESCRIPTORS_BESIDE_CONNECTIONS = 64
+
+
+def _comma_list(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+def _empty_is_unset(value: object) -> object:
+    return None if value == "" else value
+
+
+def _mount_prefix(value: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+        raise ValueError("paths such as /sphere, without a slash at the end")
+    return value
+
+
+def _origin(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://(\*\.)?[^/*?#@\s]+", value.lower()):
+        raise ValueError("origins such as https://app.example.org or https://*.example.org")
+    return value.lower()
+
+
+def _algorithm(value: str) -> str:
+    if value not in ASYMMETRIC_ALGORITHMS:
+        raise ValueError("asymmetric algorithms: " + ", ".join(ASYMMETRIC_ALGORITHMS))
+    return value
+
+
+def _readable_file(value: Path | None) -> Path | None:
+    if value is None:
+        return None
+    try:
+        with value.open("rb"):
+            return value
+    except OSError as error:
+        raise ValueError(f"a file that can be read ({error.strerror})") from None
+
+
+def _http_url(value: str | None) -> str | None:
+    if value is None:
+        return None
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
+        raise ValueError("an http or https URL without a password in it")
+    return value
+
+
+def _grpc_target(value: str) -> str:
+    if not value or re.search(r"\s", value) or re.match(r"(?!dns:)\w+://", value.removeprefix("unix:")):
+        raise ValueError("a gRPC target such as dns:///chat:5001 or unix:/run/chat.sock")
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        raise ValueError("addresses or CIDRs such as 10.0.0.0/8") from None
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+PositiveCount = Annotated[int, Field(ge=1)]
+PerSecond = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Word = Annotated[str, Field(min_length=1)]
+OptionalText = Annotated[str | None, BeforeValidator(_empty_is_unset)]
+OptionalFile = Annotated[Path | None, AfterValidator(_readable_file), BeforeValidator(_empty_is_unset)]
+OptionalUrl = Annotated[str | None, AfterValidator(_http_url), BeforeValidator(_empty_is_unset)]
+Words = Annotated[tuple[Word, ...], BeforeValidator(_comma_list)]
+SomeWords = Annotated[tuple[Word, ...], Field(min_length=1), BeforeValidator(_comma_list)]
+
+
+class Settings(BaseModel):
+    """Every setting the sidecar knows. A limit of 0 means none; durations are seconds unless the name says else."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    host: Word = "0.0.0.0"  # noqa: S104 - a server; sidecar mode sets 127.0.0.1
+    port: Port = 8080
+    ops_host: Word = "0.0.0.0"  # noqa: S104
+    ops_port: Port = 9464
+    mount_prefixes: Annotated[
+        tuple[Annotated[str, AfterValidator(_mount_prefix)], ...], Field(min_length=1), BeforeValidator(_comma_list)
+    ] = ("/sphere", "/api")
+
+    jwt_public_key_file: OptionalFile = None
+    jwt_jwks_url: OptionalUrl = None
+    jwt_jwks_file: OptionalFile = None
+    jwt_algorithms: Annotated[
+        tuple[Annotated[str, AfterValidator(_algorithm)], ...], Field(min_length=1), BeforeValidator(_comma_list)
+    ] = ("RS256",)
+    jwt_issuers: SomeWords = ("solar-network",)
+    jwt_audiences: SomeWords
+    jwt_leeway_seconds: Seconds = 60
+    jwt_jwks_refresh_seconds: PositiveSeconds = 300
+    on_token_expiry: Literal["keep", "close"] = "keep"
+    max_connection_seconds: Seconds = 14400
+
+    allowed_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_comma_list)
+    ] = ()
+    trusted_proxies: Annotated[
+        tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_comma_list)
+    ] = ("127.0.0.0/8", "::1/128")
+
+    membership_target: Annotated[str, AfterValidator(_grpc_target)]
+    membership_tls_ca_file: OptionalFile = None
+    membership_tls_cert_file: OptionalFile = None
+    membership_tls_key_file: OptionalFile = None
+    membership_tls_server_name: OptionalText = None
+    membership_timeout_ms: PositiveCount = 1500
+    membership_cache_seconds: Seconds = 30
+    membership_deny_seconds: Seconds = 3
+    membership_recheck_seconds: PositiveSeconds = 15
+    membership_stale_seconds: Seconds = 300
+
+    max_message_bytes: Count = 65536
+    max_connections: Count = 10000
+    max_room_connections: Count = 100
+    max_connections_per_account: Count = 16
+    max_profile_bytes: Count = 2048
+    message_rate: PerSecond = 50
+    message_burst: PositiveCount = 200
+    handshake_rate: PerSecond = 5
+    handshake_burst: PositiveCount = 20
+    address_handshake_rate: PerSecond = 50
+    address_handshake_burst: PositiveCount = 200
+    auth_failures_per_minute: Count = 60
+    send_buffer_bytes: Count = 1048576
+    total_buffer_bytes: Count = 268435456
+
+    heartbeat_seconds: Seconds = 20
+    pong_timeout_seconds: Seconds = 20
+    drain_seconds: Seconds = 20
+
+    stun_urls: Words = ()
+    metrics_room_label: Literal["on", "off"] = "on"
+    metrics_max_rooms: Count = 200
+    wire_dialect: Literal["guide", "guide-client", "dyson"] = "guide"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+
+class BadSettings(Exception):
+    """The settings cannot be used; `problems` holds one line each: name, value, what is expected."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """Parse the environment, and the TOML file it names, into `Settings` and warnings for the log.
+
+    Raises:
+        BadSettings: with every problem found, not only the first.
+    """
+    problems: list[str] = []
+    warnings: list[str] = []
+    raw = _from_file(environ.get(CONFIG_FILE, ""), problems) | _from_environment(environ, problems, warnings)
+    settings, bad_fields = _validate(raw, problems)
+    problems += [text for fields, text in _conflicts(settings) if not bad_fields.intersection(fields)]
+    if problems:
+        raise BadSettings(problems)
+    warnings += _doubts(settings)
+    return settings, warnings
+
+
+def _from_file(name: str, problems: list[str]) -> dict[str, Any]:
+    if not name:
+        return {}
+    try:
+        with Path(name).open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        problems.append(f"{CONFIG_FILE}: {name!r}: expected a TOML file that can be read ({error.strerror})")
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{CONFIG_FILE}: {name!r}: expected TOML ({error})")
+        return {}
+    for key in [key for key in table if key not in Settings.model_fields]:
+        del table[key]
+        problems.append(f"{key} (in {name}): unknown setting{_did_you_mean(key, '')}")
+    return table
+
+
+def _from_environment(
+    environ: Mapping[str, str], problems: list[str], warnings: list[str]
+) -> dict[str, Any]:
+    raw: dict[str, Any] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX) or variable == CONFIG_FILE:
+            continue
+        field = variable.removeprefix(PREFIX).lower()
+        linked = variable.endswith("_PORT") and re.match(r"(tcp|udp|sctp)://", value)
+        if linked or (field not in Settings.model_fields and _SERVICE_LINK.fullmatch(variable)):
+            warnings.append(f"{variable} comes from a Kubernetes Service and is ignored; set enableServiceLinks: false")
+        elif variable != variable.upper() or field not in Settings.model_fields:
+            problems.append(f"{variable}: unknown setting{_did_you_mean(field, PREFIX)}")
+        else:
+            raw[field] = value
+    return raw
+
+
+def _did_you_mean(field: str, prefix: str) -> str:
+    close = difflib.get_close_matches(field, Settings.model_fields, n=1)
+    if not close:
+        return ""
+    return f"; did you mean {(prefix + close[0]).upper() if prefix else close[0]}?"
+
+
+def _validate(raw: dict[str, Any], problems: list[str]) -> tuple[Settings, set[str]]:
+    """`raw` as Settings, the fields that were bad or missing set aside so that the rest can be looked at too."""
+    bad: set[str] = set()
+    try:
+        return Settings.model_validate(raw), bad
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            field = str(problem["loc"][0])
+            if field in bad:
+                continue  # a second problem of the same value is a consequence of the first
+            bad.add(field)
+            expected = str(problem["msg"]).removeprefix("Value error, ")
+            name = (PREFIX + field).upper()
+            if problem["type"] == "missing":
+                problems.append(f"{name}: required, but not set")
+            else:
+                problems.append(f"{name}: {_shown(raw[field])}: expected {_lower_first(expected)}")
+    rest = {field: value for field, value in raw.items() if field not in bad}
+    return Settings.model_validate({"jwt_audiences": "unset", "membership_target": "unset"} | rest), bad
+
+
+def _shown(value: object) -> str:
+    """A value as the operator wrote it, but for a URL that may hold a password."""
+    return "(not shown)" if isinstance(value, str) and "@" in value else repr(value)
+
+
+def _lower_first(text: str) -> str:
+    text = re.sub(r"^Input should be ", "", text)
+    return text[:1].lower() + text[1:]
+
+
+def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is wrong between settings that are each right: the fields concerned, and the problem."""
+    sources = ("jwt_public_key_file", "jwt_jwks_url", "jwt_jwks_file")
+    given = [name for name in sources if getattr(settings, name)]
+    if len(given) != 1:
+        names = ", ".join((PREFIX + name).upper() for name in sources)
+        yield sources, f"{names}: expected exactly one of them, {len(given)} are set"
+    pair = ("membership_tls_cert_file", "membership_tls_key_file")
+    if (settings.membership_tls_cert_file is None) != (settings.membership_tls_key_file is None):
+        yield pair, "SIDECAR_MEMBERSHIP_TLS_CERT_FILE, SIDECAR_MEMBERSHIP_TLS_KEY_FILE: expected both or neither"
+    if settings.port and settings.port == settings.ops_port:
+        yield ("port", "ops_port"), f"SIDECAR_OPS_PORT: {settings.ops_port}: expected another port than SIDECAR_PORT"
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    allowed = descriptors - _DESCRIPTORS_BESIDE_CONNECTIONS
+    if descriptors != resource.RLIM_INFINITY and settings.max_connections > allowed:
+        yield (
+            ("max_connections",),
+            f"SIDECAR_MAX_CONNECTIONS: {settings.max_connections}: expected at most {allowed}, "
+            f"because at most {descriptors} files may be open (ulimit -Hn)",
+        )
+
+
+def _doubts(settings: Settings) -> Iterator[str]:
+    """What is allowed, but worth a warning."""
+    if settings.jwt_jwks_url:
+        url = urlsplit(settings.jwt_jwks_url)
+        if url.scheme == "http" and url.hostname not in _LOOPBACK_HOSTS:
+            yield "SIDECAR_JWT_JWKS_URL is plain http to another host: whoever is on the way can mint tokens"

@@ -1,0 +1,37 @@
+"""What a member of a room is (docs/protocol.md, "Who may join")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class MemberKey(NamedTuple):
+    """Which membership: both ids are canonical GUIDs (lower case, with dashes)."""
+
+    room_id: str
+    account_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The chat service's answer about one account in one room. Times are seconds since the epoch."""
+
+    key: MemberKey
+    role: int
+    joined_at: float | None
+    leave_at: float | None
+    timeout_until: float | None
+    nick: str
+    account_name: str
+    account_nick: str
+    profile: bytes = field(repr=False)
+    """A JSON object; `{}` where the service sent none or one over `MAX_PROFILE_BYTES`."""
+    updated_at: float | None
+
+    def is_active(self) -> bool:
+        """Joined, not left, not suspended. A time-out is another matter: see `is_timed_out`."""
+        return self.joined_at is not None and self.leave_at is None and self.role >= 0
+
+    def is_timed_out(self, now: float) -> bool:
+        return self.timeout_until is not None and self.timeout_until > now
