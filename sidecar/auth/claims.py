@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -71,7 +71,7 @@ def unauthorized(message: str) -> Refusal:
     return Refusal(RefusalCode.UNAUTHORIZED, message)
 
 
-def parse(payload: bytes, *, issuers: Collection[str], audiences: Collection[str]) -> Claims:
+def parse(payload: bytes, *, issuers: AbstractSet[str], audiences: AbstractSet[str]) -> Claims:
     """Read the payload of a token whose signature is verified.
 
     Raises:
@@ -83,9 +83,10 @@ def parse(payload: bytes, *, issuers: Collection[str], audiences: Collection[str
         raise unauthorized("the token's claims are not JSON with unique names") from None
     if not isinstance(claims, dict):
         raise unauthorized("the token's claims are not an object")
-    if claims.get("iss") not in _strings(claims.get("iss")) or claims["iss"] not in issuers:
+    issuer = claims.get("iss")
+    if not isinstance(issuer, str) or issuer not in issuers:
         raise unauthorized("the token's issuer is not accepted")
-    if not any(audience in audiences for audience in _strings(claims.get("aud"))):
+    if audiences.isdisjoint(_audiences(claims.get("aud"))):
         raise unauthorized("the token is for another audience")
     use = _use(claims)
     expires_at = _time(claims, "exp")
@@ -105,13 +106,13 @@ def parse(payload: bytes, *, issuers: Collection[str], audiences: Collection[str
     )
 
 
-def _strings(value: object) -> list[str]:
+def _audiences(value: object) -> list[str]:
     """A string, or an array of nothing but strings (RFC 7519 4.1.3)."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value
-    raise unauthorized("the token's iss or aud is malformed")
+    raise unauthorized("the token's aud is neither a string nor strings")
 
 
 def _use(claims: dict[str, object]) -> Use:

@@ -62,19 +62,18 @@ def offers_bearer(headers: Headers) -> bool:
 
 
 def _from_authorization(value: str) -> Credential | None:
-    scheme, _, token = _unwrapped(value.strip()).partition(" ")
-    bot = _SCHEMES.get(scheme.lower())
-    token = token.strip()
-    if bot is None or not token:
+    words = _unwrapped(value.strip()).split(maxsplit=1)
+    if len(words) != len(("scheme", "token")):
         return None
-    return Credential(token, Source.AUTHORIZATION, bot)
+    bot = _SCHEMES.get(words[0].lower())
+    return None if bot is None else Credential(words[1], Source.AUTHORIZATION, bot)
 
 
 def _unwrapped(value: str) -> str:
     """`[Bearer x]` and `"Bearer x"`, as some gateways forward it, without the wrapping."""
     closing = _WRAPPERS.get(value[:1])
     if closing is not None and len(value) > 1 and value.endswith(closing):
-        return value[1:-1].strip()
+        return value[1:-1]
     return value
 
 

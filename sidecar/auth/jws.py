@@ -33,8 +33,8 @@ def decode_compact(token: str) -> Jws:
     """Take a compact JWS apart.
 
     Raises:
-        Malformed: over `MAX_TOKEN_BYTES`, not three segments of canonical base64url (unpadded, no stray bits),
-            no signature, a header that is not an object with unique names, `crit` or `b64` in it.
+        Malformed: over `MAX_TOKEN_BYTES`, not three segments of canonical base64url (no padding, no stray
+            bits), no signature, a header that is not an object with unique names, `crit` or `b64` in it.
     """
     if len(token) > MAX_TOKEN_BYTES:
         raise Malformed(f"longer than {MAX_TOKEN_BYTES} bytes")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from sidecar.auth.sources import FileSource, Source, Unreachable, UrlSource
 
 __all__ = ["REFRESH_RESULTS", "BadKeys", "KeyRing", "PreparedKey", "RefreshResult"]
 
-_FETCH_DEADLINE_SECONDS = 5.0
+_READ_DEADLINE_SECONDS = 5.0
 _START_DEADLINE_SECONDS = 3.0
 _FILE_POLL_SECONDS = 2.0
 _ON_DEMAND_COOLDOWN_SECONDS = 10.0
@@ -53,7 +53,7 @@ class KeyRing:
         refresh_seconds: float = 300.0,
         on_refresh: Callable[[RefreshResult], None],
         on_problem: Callable[[str], None] = lambda _text: None,
-        fetch_deadline_seconds: float = _FETCH_DEADLINE_SECONDS,
+        read_deadline_seconds: float = _READ_DEADLINE_SECONDS,
         start_deadline_seconds: float = _START_DEADLINE_SECONDS,
         file_poll_seconds: float = _FILE_POLL_SECONDS,
         cooldown_seconds: float = _ON_DEMAND_COOLDOWN_SECONDS,
@@ -69,9 +69,10 @@ class KeyRing:
         if file is not None:
             self._source = FileSource(file)
         else:
-            self._source = UrlSource(str(jwks_url), deadline_seconds=fetch_deadline_seconds)
+            self._source = UrlSource(str(jwks_url))
         self._is_file = file is not None
-        self._interval_seconds = file_poll_seconds if file else refresh_seconds
+        self._interval_seconds = min(file_poll_seconds, refresh_seconds) if file else refresh_seconds
+        self._read_deadline_seconds = read_deadline_seconds
         self._start_deadline_seconds = start_deadline_seconds
         self._cooldown_seconds = cooldown_seconds
         self._on_refresh = on_refresh
@@ -107,17 +108,18 @@ class KeyRing:
             BadKeys: the file cannot be read or holds no usable key.
         """
         first = self._begin_flight()
-        await asyncio.wait({first}, timeout=None if self._is_file else self._start_deadline_seconds)
+        await asyncio.wait({first}, timeout=self._start_deadline_seconds)
         if self._is_file and not self.loaded:
-            raise BadKeys(self._problem)
-        self._follower = asyncio.create_task(self._follow(), name="follow keys")
+            raise BadKeys(self._problem or f"{self._source.name}: could not be read in time")
+        self._follower = asyncio.create_task(self._follow(first), name="follow keys")
 
     async def close(self) -> None:
-        for task in (self._follower, self._flight):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        """Stop following; the keys stay as they are."""
+        self._no_demand_before = math.inf
+        tasks = [task for task in (self._follower, self._flight) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def refresh_on_demand(self) -> bool:
         """Look at the source because no key fits a token; however many ask, at most once per cool-down.
@@ -146,25 +148,32 @@ class KeyRing:
             self._flight = asyncio.create_task(self._refresh(), name="refresh keys")
         return self._flight
 
-    async def _follow(self) -> None:
+    async def _follow(self, flight: asyncio.Task[None]) -> None:
         while True:
-            await asyncio.sleep(self._pause_seconds())
-            await asyncio.wait({self._begin_flight()})
+            began = time.monotonic()
+            await asyncio.wait({flight})
+            # From beginning to beginning: a slow answer must not let a removed key live longer.
+            pause = (
+                self._retry_seconds() if self._failures else began + self._interval_seconds - time.monotonic()
+            )
+            # Spread, so that replicas do not ask together, but only ever early.
+            await asyncio.sleep(pause * random.uniform(0.75, 0.95))  # noqa: S311 - not a secret
+            flight = self._begin_flight()
 
-    def _pause_seconds(self) -> float:
-        """Spread so that replicas do not ask together; only ever early, so that removed keys go in time."""
-        pause = self._interval_seconds
-        if self._failures and not self._is_file:
-            pause = min(pause, _FIRST_RETRY_SECONDS * 2 ** min(self._failures - 1, 10), _LAST_RETRY_SECONDS)
-        return pause * random.uniform(0.75, 0.95)  # noqa: S311 - not a secret
+    def _retry_seconds(self) -> float:
+        doubled = _FIRST_RETRY_SECONDS * 2.0 ** min(self._failures - 1, 10)
+        return min(doubled, _LAST_RETRY_SECONDS, self._interval_seconds)
 
     async def _refresh(self) -> None:
         try:
-            document = await self._source.read()
+            async with asyncio.timeout(self._read_deadline_seconds):
+                document = await self._source.read()
             if self._is_file and document == self._document:
                 return
             self._document = document
             keys = self._parse(document, self._algorithms)
+        except TimeoutError:
+            self._failed(RefreshResult.UNREACHABLE, f"no answer within {self._read_deadline_seconds:g} s")
         except Unreachable as error:
             self._failed(RefreshResult.UNREACHABLE, str(error))
         except BadKeys as error:
@@ -188,6 +197,8 @@ class KeyRing:
         is_new = problem != self._problem
         self._failures += 1
         self._problem = problem
+        if result is RefreshResult.UNREACHABLE:
+            self._document = None  # a file that comes back unchanged is news
         if is_new or not self._is_file:
             self._on_refresh(result)
         if is_new:

@@ -18,7 +18,7 @@ from sidecar.auth import strict_json
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
 
-MAX_KEYS = 64  # a token of unknown kid is tried against all that fit
+MAX_KEYS = 32  # a token of unknown kid is tried against all that fit
 _RSA_BITS = range(2048, 8192 + 1)  # below: breakable; above: a verification takes milliseconds
 
 _VERIFIERS: dict[str, Algorithm] = {
@@ -36,6 +36,7 @@ _VERIFIERS: dict[str, Algorithm] = {
 _RSA_ALGORITHMS = frozenset(name for name in _VERIFIERS if name.startswith(("RS", "PS")))
 _EC_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
+_PEM_BEGIN = b"-----BEGIN "
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _JWK_READERS: dict[str, Callable[[dict[str, object]], object]] = {
     "RSA": RSAAlgorithm.from_jwk,
@@ -72,6 +73,8 @@ def parse_pem(document: bytes, algorithms: Iterable[str]) -> tuple[PreparedKey, 
     """
     allowed = frozenset(algorithms)
     keys = [_pem_key(match[1].decode(), match[0], allowed) for match in _PEM_BLOCK.finditer(document)]
+    if document.count(_PEM_BEGIN) != len(keys):
+        raise BadKeys("a PEM block that is cut short")
     return _checked(keys, "no PEM block (-----BEGIN PUBLIC KEY----- …)")
 
 
@@ -125,6 +128,9 @@ def _pem_key(label: str, block: bytes, allowed: frozenset[str]) -> PreparedKey:
 def _jwk_key(member: object, allowed: frozenset[str]) -> PreparedKey:
     if not isinstance(member, dict):
         raise BadKeys("not an object")
+    member = {
+        name: value for name, value in member.items() if value is not None
+    }  # some serialisers write nulls
     kid, key_ops = member.get("kid"), member.get("key_ops", ["verify"])
     reader = _JWK_READERS.get(str(member.get("kty")))
     if reader is None:
