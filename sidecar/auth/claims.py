@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -149,9 +148,9 @@ def _time(claims: dict[str, object], claim: str) -> float | None:
     value = claims[claim]
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise unauthorized(f"the token's {claim} is not a time")
-    if not _EARLIEST <= value < _AFTER_LATEST:
+    if not _EARLIEST <= value < _AFTER_LATEST:  # nor infinity, nor an integer too large for a float
         raise unauthorized(f"the token's {claim} is out of range")
     return float(value)
 

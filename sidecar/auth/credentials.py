@@ -73,7 +73,7 @@ def _unwrapped(value: str) -> str:
     """`[Bearer x]` and `"Bearer x"`, as some gateways forward it, without the wrapping."""
     closing = _WRAPPERS.get(value[:1])
     if closing is not None and len(value) > 1 and value.endswith(closing):
-        return value[1:-1]
+        return value[1:-1].strip()
     return value
 
 
