@@ -8,9 +8,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
-from sanic.server import AsyncioServer
-from structlog.typing import FilteringBoundLogger
+from structlog.stdlib import BoundLogger
 
 import sidecar
 from sidecar.auth.keys import REFRESH_RESULTS, KeyRing
@@ -38,10 +38,11 @@ STOP_SECONDS = 1.0
 class Sidecar:
     """One sidecar: its parts wired, and their life from the first socket to the last byte."""
 
-    def __init__(self, settings: Settings, log: FilteringBoundLogger) -> None:
+    def __init__(self, settings: Settings, log: BoundLogger) -> None:
         self.settings = settings
         self._log = log
-        self._servers: list[AsyncioServer] = []
+        self._running = AsyncExitStack()
+        self._listening = False
         self._drained: asyncio.Task[None] | None = None
         metrics = Metrics(
             max_rooms=settings.metrics_max_rooms,
@@ -154,13 +155,19 @@ class Sidecar:
 
     async def start(self) -> None:
         """Listen, load the keys, and begin to follow memberships. Needs no network: readiness waits for the keys."""
-        settings = self.settings
-        signaling, ops = listen(settings.host, settings.port), listen(settings.ops_host, settings.ops_port)
-        self._servers.append(await serve(self.ops, ops))
+        settings, running = self.settings, self._running
+        signaling = running.enter_context(listen(settings.host, settings.port))
+        ops = running.enter_context(listen(settings.ops_host, settings.ops_port))
+        running.callback((await serve(self.ops, ops)).close)
         await self._chat_service.start()
+        running.push_async_callback(self._chat_service.close)
         await self._directory.start()
+        running.push_async_callback(self._directory.close)
         await self._keys.start()
-        self._servers.append(await serve(self.signaling, signaling))
+        running.push_async_callback(self._keys.close)
+        running.push_async_callback(self.connections.close)
+        running.callback((await serve(self.signaling, signaling)).close)
+        self._listening = True
         gc.freeze()  # what is here now stays: no collection need look at it again
         self._log.info(
             "started",
@@ -172,16 +179,11 @@ class Sidecar:
         )
 
     async def stop(self) -> None:
-        """Close the listeners and cut what is left."""
-        for server in self._servers:
-            server.close()
+        """Close the listener, cut what is left, and end every part that was started."""
         if self._drained is not None:
             self._drained.cancel()
             await asyncio.gather(self._drained, return_exceptions=True)
-        await self.connections.close()
-        await self._directory.close()
-        await self._chat_service.close()
-        await self._keys.close()
+        await self._running.aclose()
         self._log.info("stopped")
 
     def _why_not_ready(self) -> str | None:
@@ -189,7 +191,7 @@ class Sidecar:
             return "draining"
         if not self._keys.loaded:
             return "no token keys loaded yet"
-        if len(self._servers) < len(("ops", "signaling")):
+        if not self._listening:
             return "not listening yet"
         return None
 
@@ -243,7 +245,7 @@ def _membership_tls(settings: Settings) -> TlsFiles | None:
     return files if any((files.ca, files.cert, files.server_name)) else None
 
 
-def _warn_once(log: FilteringBoundLogger) -> Callable[[str], None]:
+def _warn_once(log: BoundLogger) -> Callable[[str], None]:
     warned = False
 
     def warn(peer: str) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 from sanic import HTTPResponse, Request
-from structlog.typing import FilteringBoundLogger
+from structlog.stdlib import BoundLogger
 
 from sidecar.auth.credentials import Credential, Source, find_credential, offers_bearer
 from sidecar.auth.verifier import Verifier
@@ -85,7 +85,7 @@ class Handshake:
         connections: Connections,
         drain: Drain,
         observer: Observer,
-        log: FilteringBoundLogger,
+        log: BoundLogger,
     ) -> None:
         self._proxies = proxies
         self._allowed_origins = allowed_origins

@@ -6,7 +6,6 @@ import itertools
 import socket
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
 from sanic.config import Config
@@ -37,6 +36,7 @@ def new_app(name: str) -> App:
             "KEEP_ALIVE_TIMEOUT": HEAD_SECONDS,
             "REQUEST_MAX_SIZE": BODY_BYTES,
             "MOTD": False,
+            "TOUCHUP": False,  # rewrites Sanic's classes for this app's signals: once per process, and we have none
         }
     )
     return app
@@ -88,8 +88,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 async def serve(app: App, sock: socket.socket) -> AsyncioServer:
     """Serve `app` on a listening socket, in this loop."""
-    options: dict[str, Any] = {"backlog": BACKLOG}
-    server = await app.create_server(sock=sock, return_asyncio_server=True, asyncio_server_kwargs=options)
+    server = await app.create_server(sock=sock, backlog=BACKLOG, return_asyncio_server=True)
     assert server is not None  # noqa: S101 - return_asyncio_server
     await server.startup()
     await server.start_serving()

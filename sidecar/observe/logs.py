@@ -6,10 +6,11 @@ import logging
 import sys
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.stdlib import BoundLogger
+from structlog.typing import Processor
 
 
-def set_up(*, level: str, json: bool) -> FilteringBoundLogger:
+def set_up(*, level: str, json: bool) -> BoundLogger:
     """Send our own lines and those of the libraries (Sanic, gRPC, asyncio) through one formatter to standard error."""
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
@@ -49,5 +50,5 @@ def set_up(*, level: str, json: bool) -> FilteringBoundLogger:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    logger: FilteringBoundLogger = structlog.stdlib.get_logger("sidecar")
+    logger: BoundLogger = structlog.stdlib.get_logger("sidecar")
     return logger

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from structlog.typing import FilteringBoundLogger
+from structlog.stdlib import BoundLogger
 
 from sidecar import errors
 from sidecar.auth.verifier import Principal, Verifier
@@ -79,7 +79,7 @@ class Connections:
         directory: Directory,
         verifier: Verifier,
         observer: Observer,
-        log: FilteringBoundLogger,
+        log: BoundLogger,
         clock: Callable[[], float],
     ) -> None:
         self.limits = limits
