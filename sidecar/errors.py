@@ -108,7 +108,9 @@ MESSAGE_TOO_BIG = Disconnect(1009, "message too big", ComeBack.AFTER_FIXING)
 INTERNAL_ERROR = Disconnect(1011, "internal error of the sidecar", ComeBack.WITH_BACKOFF)
 DRAINING = Disconnect(1012, "this sidecar is restarting", ComeBack.WITH_BACKOFF)
 SLOW_CONSUMER = Disconnect(1013, "too slow at reading what the room sends", ComeBack.WITH_BACKOFF)
-MEMBERSHIP_UNVERIFIABLE = Disconnect(1013, "membership could not be verified for too long", ComeBack.WITH_BACKOFF)
+MEMBERSHIP_UNVERIFIABLE = Disconnect(
+    1013, "membership could not be verified for too long", ComeBack.WITH_BACKOFF
+)
 TOKEN_EXPIRED = Disconnect(4401, "token expired", ComeBack.WITH_NEW_TOKEN)
 TOKEN_TOO_OLD = Disconnect(4401, "no newer token came for too long", ComeBack.WITH_NEW_TOKEN)
 SESSION_REVOKED = Disconnect(4401, "session revoked", ComeBack.WITH_NEW_TOKEN)
