@@ -140,7 +140,10 @@ class Settings(BaseModel):
     ] = ()
     trusted_proxies: Annotated[
         tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_comma_list)
-    ] = ("127.0.0.0/8", "::1/128")
+    ] = (
+        "127.0.0.0/8",
+        "::1/128",
+    )
 
     membership_target: Annotated[str, AfterValidator(_grpc_target)]
     membership_tls_ca_file: OptionalFile = None

@@ -19,8 +19,8 @@ class RefusalCode(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
     RATE_LIMITED = "RATE_LIMITED"
     UNAUTHORIZED = "UNAUTHORIZED"
-    TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105
-    TOKEN_REVOKED = "TOKEN_REVOKED"  # noqa: S105
+    TOKEN_EXPIRED = "TOKEN_EXPIRED"
+    TOKEN_REVOKED = "TOKEN_REVOKED"
     ORIGIN_NOT_ALLOWED = "ORIGIN_NOT_ALLOWED"
     NOT_A_MEMBER = "NOT_A_MEMBER"
     MEMBER_TIMED_OUT = "MEMBER_TIMED_OUT"
@@ -53,7 +53,7 @@ _STATUS = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - the answer to a request, not a fault of the program
+class Refusal(Exception):
     """A request is answered with an error instead of an upgrade.
 
     `message` and `detail` are read by people and sent to the client: no token, no address, no internals.
@@ -85,7 +85,7 @@ class ComeBack(Enum):
     NO = "no"
     AFTER_FIXING = "after fixing it"
     WITH_BACKOFF = "with backoff"
-    WITH_NEW_TOKEN = "with a new token"  # noqa: S105
+    WITH_NEW_TOKEN = "with a new token"
 
 
 @dataclass(frozen=True, slots=True)
