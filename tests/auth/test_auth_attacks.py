@@ -47,7 +47,8 @@ class Keys:
         return key in self.keys
 
     def candidates(self, kid, algorithm):
-        return [key for key in self.keys if algorithm in key.algorithms]
+        fitting = [key for key in self.keys if algorithm in key.algorithms]
+        return [key for key in fitting if key.kid == kid] or fitting
 
     async def refresh_on_demand(self):
         self.refreshes += 1
