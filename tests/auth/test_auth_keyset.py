@@ -118,6 +118,11 @@ def test_an_unfit_jwk_is_passed_over_and_the_others_are_used(unfit):
         parse_jwks(jwks(unfit), ALGORITHMS)
 
 
+def test_a_private_key_in_a_jwks_is_named_as_one():
+    with pytest.raises(BadKeys, match="private key"):
+        parse_jwks(jwks(jwk(private_key(), "k", d="AQAB")), ALGORITHMS)
+
+
 def test_null_members_of_a_jwk_are_absent():
     members = jwk(private_key(), "k") | dict.fromkeys(["alg", "use", "key_ops", "d", "x5t"])
     assert len(parse_jwks(jwks(members), ALGORITHMS)) == 1
