@@ -103,7 +103,7 @@ def b64(data):
 async def eventually(condition, *, within_seconds=10.0):
     """Wait until `condition()` is true."""
     async with asyncio.timeout(within_seconds):
-        while not condition():  # noqa: ASYNC110 - whatever it looks at has no event to wait for
+        while not condition():
             await asyncio.sleep(0.005)
 
 
