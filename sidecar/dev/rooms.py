@@ -43,7 +43,7 @@ class Sample(_Table):
     rooms: dict[Name, Room]
 
 
-class BadSample(Exception):  # noqa: N818 - a person's edit, not a fault of the program
+class BadSample(Exception):
     """The file cannot be used; `problems` holds one line each, with the place in the file."""
 
     def __init__(self, file: Path, problems: list[str]) -> None:
