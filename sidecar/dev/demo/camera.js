@@ -1,0 +1,78 @@
+/** The stream a person sends: camera and microphone, or a drawn picture and silence where there is none. */
+
+import { colourOf, initialsOf } from "./people.js";
+
+const WIDTH = 640;
+const HEIGHT = 360;
+
+/** Resolves with `{stream, drawn, why, stop}`; `why` says what kept the camera from being used, if anything. */
+export async function openCamera({ name, id, drawn }) {
+  if (drawn) return drawPicture({ name, id, why: "" });
+  try {
+    const stream = await navigator.mediaDevices.getUserMedia({
+      audio: { echoCancellation: true, noiseSuppression: true },
+      video: { width: { ideal: WIDTH }, height: { ideal: HEIGHT } },
+    });
+    return { stream, drawn: false, why: "", stop: () => stream.getTracks().forEach((track) => track.stop()) };
+  } catch (error) {
+    return drawPicture({ name, id, why: reasonFor(error) });
+  }
+}
+
+function reasonFor(error) {
+  if (error.name === "NotAllowedError") return "The camera was not allowed";
+  if (error.name === "NotFoundError") return "There is no camera here";
+  if (error.name === "NotReadableError") return "Another program has the camera";
+  return "The camera cannot be used";
+}
+
+function drawPicture({ name, id, why }) {
+  const canvas = document.createElement("canvas");
+  canvas.width = WIDTH;
+  canvas.height = HEIGHT;
+  const context = canvas.getContext("2d");
+  const startedAt = performance.now();
+  const paint = () => draw(context, { name, id, seconds: (performance.now() - startedAt) / 1000 });
+  paint();
+  const ticker = new Worker("/demo/ticker.js");
+  ticker.addEventListener("message", paint);
+
+  const audio = new AudioContext();
+  const silence = audio.createMediaStreamDestination().stream;
+  const stream = new MediaStream([...canvas.captureStream(15).getVideoTracks(), ...silence.getAudioTracks()]);
+  const stop = () => {
+    ticker.terminate();
+    stream.getTracks().forEach((track) => track.stop());
+    audio.close();
+  };
+  return { stream, drawn: true, why, stop };
+}
+
+function draw(context, { name, id, seconds }) {
+  const colour = colourOf(id);
+  context.fillStyle = colour.deep;
+  context.fillRect(0, 0, WIDTH, HEIGHT);
+  for (let ring = 0; ring < 3; ring++) {
+    const phase = (seconds / 3 + ring / 3) % 1;
+    context.beginPath();
+    context.arc(WIDTH / 2, HEIGHT / 2, 62 + phase * 150, 0, Math.PI * 2);
+    context.strokeStyle = colour.plain;
+    context.globalAlpha = (1 - phase) * 0.5;
+    context.lineWidth = 3;
+    context.stroke();
+  }
+  context.globalAlpha = 1;
+  context.beginPath();
+  context.arc(WIDTH / 2, HEIGHT / 2, 62, 0, Math.PI * 2);
+  context.fillStyle = colour.plain;
+  context.fill();
+  context.fillStyle = "#fff";
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.font = "600 48px system-ui, sans-serif";
+  context.fillText(initialsOf(name), WIDTH / 2, HEIGHT / 2 + 2);
+  context.font = "500 17px ui-monospace, monospace";
+  context.globalAlpha = 0.75;
+  context.fillText(new Date().toLocaleTimeString(), WIDTH / 2, 32);
+  context.globalAlpha = 1;
+}
