@@ -22,7 +22,7 @@ const OVER_MS = 3_000; // after the other side closed its peer connection, for i
 const ABSENCE_MS = 15_000; // for someone who left the room to come back before media is cut
 
 /** One other device in the call. `account` is who it belongs to, as the sidecar vouched. */
-export class Remote {
+class Remote {
   #call;
   #pc;
   #polite;
