@@ -311,6 +311,10 @@ export class SignalingClient extends Emitter {
     socket.addEventListener("message", (event) => {
       if (run === this.#run) this.#receive(event.data, token);
     });
+    socket.addEventListener("error", () => {
+      // Some runtimes leave it at this where the handshake fails; browsers send a close event after it.
+      if (run === this.#run && !opened) this.#lost({ code: 1006, reason: "", opened, token });
+    });
     socket.addEventListener("close", (event) => {
       if (run === this.#run) this.#lost({ code: event.code, reason: event.reason, opened, token });
     });

@@ -100,6 +100,10 @@ export class FakeSocket {
     });
   }
 
+  fail() {
+    this.#fire("error", {});
+  }
+
   end(code, reason = "") {
     this.readyState = 3;
     this.#fire("close", { code, reason });

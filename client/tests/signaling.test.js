@@ -367,6 +367,17 @@ test("an unreachable server is not taken for a refusal", async () => {
   assert.deepEqual([told("refused")[0].status, told("refused")[0].code], [0, "UNREACHABLE"]);
 });
 
+test("a runtime that tells a failed handshake by an error alone is understood, one that tells both too", async () => {
+  const { client, probes } = setUp({ answers: [answer(403, { code: "NOT_A_MEMBER" })] });
+  client.connect();
+  await settled();
+  FakeSocket.last.fail();
+  FakeSocket.last.end(1006);
+  await settled();
+  assert.equal(client.state, "closed");
+  assert.equal(probes.length, 1);
+});
+
 test("the probe tells a stranger from a server that is away, without connecting", async () => {
   const { client } = setUp({
     answers: [answer(400, { code: "WEBSOCKET_EXPECTED" }), answer(401, { code: "TOKEN_EXPIRED" }), answer(403, { code: "NOT_A_MEMBER" }),
