@@ -22,7 +22,9 @@ def node_command() -> list[str]:
     assert node, "Node 20 or newer is needed for the client's tests; on Debian: apt-get install nodejs"
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
     major = int(version.removeprefix("v").split(".")[0])
-    assert major >= OLDEST, f"Node {OLDEST} or newer is needed for the client's tests, this is {version.strip()}"
+    assert major >= OLDEST, (
+        f"Node {OLDEST} or newer is needed for the client's tests, this is {version.strip()}"
+    )
     return [node] if major >= WITH_OWN_WEBSOCKET else [node, "--experimental-websocket"]
 
 

@@ -27,7 +27,9 @@ async def test_it_connects_relays_and_keeps_track_of_who_is_there(sidecar, chat,
         other = await sidecar.connect(room, issuer.token(bob))
         assert (await module.hear(event="peers", accounts=[bob]))["accounts"] == [bob]
 
-        module.tell({"do": "send", "type": "wave", "data": {"n": 1}, "target": {"toConnection": other.connection_id}})
+        module.tell(
+            {"do": "send", "type": "wave", "data": {"n": 1}, "target": {"toConnection": other.connection_id}}
+        )
         wave = await other.receive_signal("wave")
         assert (wave["data"], wave["senderConnectionId"]) == ({"n": 1}, welcome["connectionId"])
         await other.send({"type": "wave", "data": {"n": 2}, "to": alice})

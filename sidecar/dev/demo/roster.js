@@ -44,7 +44,5 @@ function deviceLine(label, state, detail) {
 }
 
 function roleOf(member) {
-  if (!member) return "";
-  if (member.role >= 100) return "owner";
-  return member.role >= 50 ? "moderator" : "";
+  return member?.role === "member" ? "" : (member?.role ?? "");
 }
