@@ -43,6 +43,9 @@ class Sidecar:
         self._log = log
         self._running = AsyncExitStack()
         self._listening = False
+        self.address = self.ops_address = ""
+        """Where the listeners are, `host:port`, once started."""
+        self.on_started: Callable[[], None] = lambda: None
         self._drained: asyncio.Task[None] | None = None
         metrics = Metrics(
             max_rooms=settings.metrics_max_rooms,
@@ -148,6 +151,7 @@ class Sidecar:
             loop.add_signal_handler(number, on_signal)
         try:
             await self.start()
+            self.on_started()
             await asked.wait()
             await self._drain_until(asked_again)
         finally:
@@ -168,12 +172,13 @@ class Sidecar:
         running.push_async_callback(self.connections.close)
         running.callback((await serve(self.signaling, signaling)).close)
         self._listening = True
+        self.address, self.ops_address = _name(signaling), _name(ops)
         gc.freeze()  # what is here now stays: no collection need look at it again
         self._log.info(
             "started",
             version=sidecar.__version__,
-            signaling=_name(signaling),
-            ops=_name(ops),
+            signaling=self.address,
+            ops=self.ops_address,
             keys=str(settings.jwt_public_key_file or settings.jwt_jwks_file or settings.jwt_jwks_url),
             membership=settings.membership_target,
         )

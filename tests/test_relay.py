@@ -24,5 +24,3 @@ async def test_two_people_in_a_room_see_each_other_and_exchange_signals(sidecar,
     left = await a.receive_signal("user-left")
     assert left["senderAccountId"] == bob
     await a.nothing_more()
-    print(a.welcome, b.welcome)
-    print(sidecar.raw_log)
