@@ -19,7 +19,7 @@ export function drawRoster(root, { signaling, call, person, room, serverMs, path
     const devices = ids.map((id, i) => line(id, ids.length > 1 ? `Tab ${i + 1}` : "One tab"));
     rows.push(row(peer.accountId, displayName(peer.info), member(peer.accountId), devices));
   }
-  if (rows.length === 1) {
+  if (signaling.peers.size === 0) {
     rows.push(make("li", { class: "alone" }, "Nobody else is here yet. Use “Add a tab” to bring somebody in."));
   }
   root.replaceChildren(...rows);
