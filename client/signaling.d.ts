@@ -1,7 +1,11 @@
 /** Types of signaling.js. The wire format is described in docs/protocol.md, the use in docs/clients.md. */
 
-/** A token, or where to get one: called for every attempt to connect and before the token in use expires. */
-export type TokenSource = string | (() => string | null | Promise<string | null>);
+/**
+ * A token, or where to get one. A function is called for every attempt to connect and before the token in use
+ * expires; `renew` says that the one it gave last was refused or is about to expire. It may give that one again
+ * (it is asked again later), or null where there is none.
+ */
+export type TokenSource = string | ((need: { renew: boolean }) => string | null | Promise<string | null>);
 
 /** `subprotocol` keeps the token out of URLs and so out of access logs; `cookie` leaves it to the browser. */
 export type Auth = "subprotocol" | "query" | "cookie";

@@ -100,6 +100,7 @@ export class SignalingClient extends Emitter {
   #reconnectAfterMs = null;
   #mayHurry = false; // whether the wait under way may be cut short when the network is back
   #timedOutUntil = null;
+  #tokenInUse = null;
   #refusedToken = null;
   #tokensRefused = 0;
   #closed = null;
@@ -235,10 +236,14 @@ export class SignalingClient extends Emitter {
 
   /** Gets a token and hands it to the open connection. Resolves with the new expiry, or null if it has none. */
   async refreshToken() {
-    const token = await this.#getToken();
+    return this.#handOver(await this.#getToken({ renew: true }));
+  }
+
+  async #handOver(token) {
     if (!token) throw new SignalingError("NO_TOKEN", "The token source gave no token");
     this.#refresh?.reject(new SignalingError("SUPERSEDED", "A newer refresh took its place"));
     this.#write({ type: "auth.refresh", data: { token } });
+    this.#tokenInUse = token;
     return new Promise((resolve, reject) => {
       const settle = (how) => (value) => {
         this.#clear("refresh-deadline");
@@ -259,7 +264,7 @@ export class SignalingClient extends Emitter {
   async probe() {
     let token = null;
     try {
-      token = await this.#getToken();
+      token = await this.#getToken({ renew: false });
     } catch (error) {
       return { verdict: "later", status: 0, code: "TOKEN_SOURCE_FAILED", message: String(error?.message ?? error) };
     }
@@ -274,7 +279,7 @@ export class SignalingClient extends Emitter {
     this.#setState("connecting");
     let token;
     try {
-      token = await this.#getToken();
+      token = await this.#getToken({ renew: this.#refusedToken !== null });
     } catch (error) {
       if (run !== this.#run) return;
       const message = `No token could be had: ${error?.message ?? error}`;
@@ -383,6 +388,7 @@ export class SignalingClient extends Emitter {
   }
 
   #enter(welcome, token) {
+    this.#tokenInUse = token;
     this.#clear("connect");
     const before = this.#peers;
     const returning = this.#welcome !== null;
@@ -488,7 +494,7 @@ export class SignalingClient extends Emitter {
 
   // --- tokens
 
-  async #getToken() {
+  async #getToken(need) {
     if (typeof this.#tokenSource !== "function") return this.#tokenSource;
     let timer;
     const deadline = new Promise((_, reject) => {
@@ -498,7 +504,7 @@ export class SignalingClient extends Emitter {
       );
     });
     try {
-      return await Promise.race([this.#tokenSource(), deadline]);
+      return await Promise.race([this.#tokenSource(need), deadline]);
     } finally {
       this.#environment.clearTimeout(timer);
     }
@@ -515,15 +521,23 @@ export class SignalingClient extends Emitter {
     this.#after("refresh", Math.max(remainingMs - marginMs, 1000), () => this.#refreshQuietly());
   }
 
-  #refreshQuietly() {
+  async #refreshQuietly() {
     const run = this.#run;
-    this.refreshToken().catch((error) => {
+    try {
+      const token = await this.#getToken({ renew: true });
+      if (run !== this.#run) return;
+      if (token !== this.#tokenInUse) await this.#handOver(token);
+      else this.#refreshSoon(); // a source that keeps its tokens to the end will have another one in time
+    } catch (error) {
       if (run !== this.#run || this.#state !== "open" || error.code === "SUPERSEDED") return;
+      this.#refreshSoon();
       this.emit("refresh-failed", error);
-      if (typeof this.#tokenSource === "function") {
-        this.#after("refresh", REFRESH_RETRY_MS, () => this.#refreshQuietly());
-      }
-    });
+    }
+  }
+
+  #refreshSoon() {
+    if (typeof this.#tokenSource !== "function") return;
+    this.#after("refresh", REFRESH_RETRY_MS, () => this.#refreshQuietly());
   }
 
   #refreshed(data) {

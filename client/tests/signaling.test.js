@@ -476,14 +476,38 @@ test("a token is renewed on the open connection before it expires", async () => 
   assert.deepEqual(room.told("token-refreshed"), [{ expiresAt: "2031-01-01T00:00:00Z" }]);
 });
 
+test("a source that keeps a token to its end is asked every ten seconds, and the same token is not handed over", async () => {
+  let token = jwt({ expiresInSeconds: 300, mark: "a" });
+  const asked = [];
+  const source = (need) => {
+    asked.push(need);
+    return token;
+  };
+  const room = await inTheRoom({ token: source });
+  await timePasses(room, 265_000);
+  assert.deepEqual(asked, [{ renew: false }, { renew: true }, { renew: true }, { renew: true }]);
+  assert.deepEqual(room.socket.sent, []);
+  token = jwt({ expiresInSeconds: 300, mark: "b" });
+  await timePasses(room, 10_000);
+  assert.equal(room.socket.sent.at(-1).data.token, token);
+});
+
+test("after a refusal the source is asked to renew", async () => {
+  const asked = [];
+  const { socket } = await inTheRoom({ token: ({ renew }) => `t${asked.push(renew)}` });
+  socket.end(4401);
+  await settled();
+  assert.deepEqual(asked, [false, true]);
+});
+
 test("a clock that is behind does not make the renewal late", async () => {
-  const room = await inTheRoom({ token: () => jwt({ expiresInSeconds: 3900, livesSeconds: 300 }) });
+  const room = await inTheRoom({ token: () => jwt({ expiresInSeconds: 3900, livesSeconds: 300, mark: Math.random() }) });
   await timePasses(room, 241_000);
   assert.equal(room.socket.sent.at(-1)?.type, "auth.refresh");
 });
 
 test("a renewal that is refused is told and tried again", async () => {
-  const room = await inTheRoom({ token: () => jwt({ expiresInSeconds: 300 }) });
+  const room = await inTheRoom({ token: () => jwt({ expiresInSeconds: 300, mark: Math.random() }) });
   await timePasses(room, 241_000);
   room.socket.deliver({ type: "error", errorMessage: "bad", data: { code: "TOKEN_INVALID" } });
   await settled();

@@ -121,7 +121,7 @@ async def test_a_kicked_person_is_told_so_and_stays_out_and_the_others_see_them_
 
 
 async def test_who_may_not_join_is_told_why_before_any_camera_is_asked_for(desk, browser):
-    watch = "() => { navigator.mediaDevices.getUserMedia = () => (window.asked = true); }"
+    watch = "() => { navigator.mediaDevices.getUserMedia = () => (window.cameraAskedFor = true); }"
     for name, code in (("dave", "403 NOT_A_MEMBER"), ("erin", "403 MEMBER_TIMED_OUT")):
         page = await open_page(browser, desk.link(name, "lobby", join=False))
         await page.evaluate(watch)
@@ -129,7 +129,7 @@ async def test_who_may_not_join_is_told_why_before_any_camera_is_asked_for(desk,
         await page.click("#join")
         await expect(page.locator("#over-code")).to_contain_text(code)
         await expect(page.locator("#over-title")).to_be_focused()
-        assert await page.evaluate("window.asked") is None
+        assert await page.evaluate("window.cameraAskedFor") is None
 
 
 async def test_without_a_camera_a_drawn_picture_is_sent(desk):

@@ -5,18 +5,33 @@ import { colourOf, initialsOf } from "./people.js";
 const WIDTH = 640;
 const HEIGHT = 360;
 
+const AUDIO = { echoCancellation: true, noiseSuppression: true };
+const VIDEO = { width: { ideal: WIDTH }, height: { ideal: HEIGHT } };
+
 /** Resolves with `{stream, drawn, why, stop}`; `why` says what kept the camera from being used, if anything. */
 export async function openCamera({ name, id, drawn }) {
-  if (drawn) return drawPicture({ name, id, why: "" });
-  try {
-    const stream = await navigator.mediaDevices.getUserMedia({
-      audio: { echoCancellation: true, noiseSuppression: true },
-      video: { width: { ideal: WIDTH }, height: { ideal: HEIGHT } },
-    });
-    return { stream, drawn: false, why: "", stop: () => stream.getTracks().forEach((track) => track.stop()) };
-  } catch (error) {
-    return drawPicture({ name, id, why: reasonFor(error) });
+  const { tracks, why } = drawn ? { tracks: [], why: "" } : await askForDevices();
+  const closers = tracks.map((track) => () => track.stop());
+  const has = (kind) => tracks.some((track) => track.kind === kind);
+  if (!has("audio")) tracks.push(silence(closers));
+  const picture = has("video") ? null : drawnPicture({ name, id }, closers);
+  if (picture) tracks.push(picture);
+  const stop = () => closers.forEach((close) => close());
+  return { stream: new MediaStream(tracks), drawn: picture !== null, why: picture && why, stop };
+}
+
+/** A machine may have a camera, a microphone, both or none; whoever said no is not asked again. */
+async function askForDevices() {
+  let why = "";
+  for (const wish of [{ audio: AUDIO, video: VIDEO }, { video: VIDEO }, { audio: AUDIO }]) {
+    try {
+      return { tracks: (await navigator.mediaDevices.getUserMedia(wish)).getTracks(), why };
+    } catch (error) {
+      why ||= reasonFor(error);
+      if (error.name === "NotAllowedError") break;
+    }
   }
+  return { tracks: [], why };
 }
 
 function reasonFor(error) {
@@ -26,7 +41,14 @@ function reasonFor(error) {
   return "The camera cannot be used";
 }
 
-function drawPicture({ name, id, why }) {
+function silence(closers) {
+  const audio = new AudioContext();
+  const [track] = audio.createMediaStreamDestination().stream.getAudioTracks();
+  closers.push(() => track.stop(), () => audio.close());
+  return track;
+}
+
+function drawnPicture({ name, id }, closers) {
   const canvas = document.createElement("canvas");
   canvas.width = WIDTH;
   canvas.height = HEIGHT;
@@ -36,16 +58,9 @@ function drawPicture({ name, id, why }) {
   paint();
   const ticker = new Worker("/demo/ticker.js");
   ticker.addEventListener("message", paint);
-
-  const audio = new AudioContext();
-  const silence = audio.createMediaStreamDestination().stream;
-  const stream = new MediaStream([...canvas.captureStream(15).getVideoTracks(), ...silence.getAudioTracks()]);
-  const stop = () => {
-    ticker.terminate();
-    stream.getTracks().forEach((track) => track.stop());
-    audio.close();
-  };
-  return { stream, drawn: true, why, stop };
+  const [track] = canvas.captureStream(15).getVideoTracks();
+  closers.push(() => ticker.terminate(), () => track.stop());
+  return track;
 }
 
 function draw(context, { name, id, seconds }) {

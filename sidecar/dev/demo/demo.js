@@ -16,7 +16,7 @@ import { endingOf, meaningOf, nextAfter } from "./words.js";
 const MEASURE_EVERY_MS = 2000;
 
 const $ = (id) => document.getElementById(id);
-const tiles = new Tiles($("tiles"));
+const tiles = new Tiles({ root: $("tiles"), sound: $("sound") });
 const packets = new Packets({
   root: $("packets"), count: $("packet-count"), filter: $("packet-filter"), kinds: $("packet-kinds"),
   hold: $("packet-hold"), clear: $("packet-clear"), nameOf: nameOfConnection,
@@ -80,8 +80,7 @@ async function join({ person, room, ttlSeconds, auth, drawn }) {
   }
   if (visit.camera.why) notice(`${visit.camera.why}, so a drawn picture is sent instead.`);
   visit.call = new Call({ signaling: visit.signaling, stream: visit.camera.stream });
-  visit.self = tiles.add({ key: "self", id: person.id, name: `${displayName(person)} (you)`, mirrored: !visit.camera.drawn });
-  visit.self.video.muted = true;
+  visit.self = tiles.add({ key: "self", id: person.id, name: `${displayName(person)} (you)`, own: true, mirrored: !visit.camera.drawn });
   visit.self.show(visit.camera.stream);
   visit.self.state("connected");
   listenToCall(visit);

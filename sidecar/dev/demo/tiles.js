@@ -11,36 +11,38 @@ const STATES = {
 };
 
 class Tile {
-  constructor({ key, id, name, mirrored }) {
-    this.video = make("video", { autoplay: true, playsInline: true, muted: mirrored });
+  #own;
+  #onSilenced;
+
+  constructor({ key, id, name, own, mirrored, onSilenced }) {
+    this.#own = own;
+    this.#onSilenced = onSilenced;
+    this.video = make("video", { autoplay: true, playsInline: true, muted: own });
     this.video.setAttribute("aria-label", `Picture of ${name}`);
     this.label = make("span", { class: "tile-name" }, name);
     this.detail = make("span", { class: "tile-detail" });
     this.muted = make("span", { class: "tile-muted", hidden: true, title: "Microphone off" });
     this.muted.append(icon(MIC_OFF), make("span", { class: "unseen" }, "microphone off"));
-    this.sound = make("button", { type: "button", class: "tile-sound", hidden: true }, "Turn sound on");
-    this.sound.addEventListener("click", () => this.#play(false));
     this.element = make("figure", { class: mirrored ? "tile mirrored" : "tile", dataset: { key, state: "new" } },
-      this.video, avatar(id, name), this.sound,
+      this.video, avatar(id, name),
       make("figcaption", {}, this.label, this.muted, this.detail));
   }
 
   show(stream) {
     if (this.video.srcObject === stream) return;
     this.video.srcObject = stream;
-    if (stream) this.#play(this.video.muted);
+    if (stream) this.play();
   }
 
-  /** A page that was not clicked yet may not make sound: then the picture goes first, and a button asks. */
-  async #play(muted) {
-    this.video.muted = muted;
-    this.sound.hidden = true;
+  /** A page that was not clicked yet may not make sound: then the picture goes first. */
+  async play() {
+    this.video.muted = this.#own;
     try {
       await this.video.play();
     } catch (error) {
       if (error.name !== "NotAllowedError") return;
       this.video.muted = true;
-      this.sound.hidden = false;
+      this.#onSilenced();
       this.video.play().catch(() => {});
     }
   }
@@ -62,14 +64,26 @@ class Tile {
 
 export class Tiles {
   #root;
+  #sound;
   #tiles = new Map();
 
-  constructor(root) {
+  /** `sound` is the button that shows while the browser keeps the page silent. */
+  constructor({ root, sound }) {
     this.#root = root;
+    this.#sound = sound;
+    // Any click will do, not only one on the button.
+    for (const type of ["click", "keydown"]) addEventListener(type, () => this.#unsilence());
   }
 
-  add({ key, id, name, mirrored = false }) {
-    const tile = new Tile({ key, id, name, mirrored });
+  #unsilence() {
+    if (this.#sound.hidden) return;
+    this.#sound.hidden = true;
+    for (const tile of this.#tiles.values()) tile.play();
+  }
+
+  add({ key, id, name, own = false, mirrored = false }) {
+    const onSilenced = () => { this.#sound.hidden = false; };
+    const tile = new Tile({ key, id, name, own, mirrored, onSilenced });
     this.#tiles.set(key, tile);
     this.#root.append(tile.element);
     this.#root.dataset.count = String(this.#tiles.size);
@@ -91,5 +105,6 @@ export class Tiles {
 
   clear() {
     for (const key of [...this.#tiles.keys()]) this.remove(key);
+    this.#sound.hidden = true;
   }
 }
