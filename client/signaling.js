@@ -395,7 +395,6 @@ export class SignalingClient extends Emitter {
     this.#welcome = welcome;
     this.#openedAt = this.#environment.now();
     this.#refusedToken = null;
-    this.#tokensRefused = 0;
     this.#peers = new Map();
     for (const participant of welcome.participants ?? []) {
       for (const connectionId of participant.connectionIds ?? []) {
@@ -556,7 +555,7 @@ export class SignalingClient extends Emitter {
     const asked = this.#reconnectAfterMs;
     this.#dropConnection();
     this.emit("disconnected", { code, reason, opened });
-    if (livedMs >= STABLE_AFTER_MS) this.#failures = 0;
+    if (livedMs >= STABLE_AFTER_MS) this.#failures = this.#tokensRefused = 0;
     if (!opened) {
       this.#setState("connecting");
       const answer = await this.#probeWith(token);

@@ -440,6 +440,18 @@ test("401 on the handshake asks for a new token, three times at most", async () 
   assert.equal(FakeSocket.all.length, 3);
 });
 
+test("tokens that are taken and refused right after do not make it spin", async () => {
+  let count = 0;
+  const { client, clock } = await inTheRoom({ token: () => `t${++count}` });
+  for (let i = 0; i < 3; i++) {
+    FakeSocket.last.end(4401);
+    await clock.advance(1_000);
+    if (client.state === "connecting") FakeSocket.last.welcome();
+  }
+  assert.equal(client.state, "needs-token");
+  assert.equal(FakeSocket.all.length, 3);
+});
+
 test("a token source that fails is tried again with backoff", async () => {
   let fails = true;
   const token = async () => {
