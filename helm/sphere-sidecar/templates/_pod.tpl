@@ -46,7 +46,7 @@ lifecycle:
     exec:
       {{- if eq .Values.mode "sidecar" }}
       # Before SIGTERM: a native sidecar gets that only after the gateway, the clients' way out, has gone.
-      command: [python, /app/image/drain.py, {{ .Values.preStopDelaySeconds | quote }}]
+      command: [python, /app/image/ops.py, drain, {{ .Values.preStopDelaySeconds | quote }}]
       {{- else }}
       command: [sleep, {{ .Values.preStopDelaySeconds | quote }}]
       {{- end }}
