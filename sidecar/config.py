@@ -24,7 +24,9 @@ ASYMMETRIC_ALGORITHMS = (
 )  # fmt: skip
 
 # What Kubernetes injects for a Service named "sidecar" or "sidecar-…": never ours.
-_SERVICE_LINK = re.compile(r"SIDECAR_(SERVICE|PORT)_.+|SIDECAR_\w+_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_\w+)")
+_SERVICE_LINK = re.compile(
+    r"SIDECAR_(SERVICE|PORT)_.+|SIDECAR_\w+_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_\w+)"
+)
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _DESCRIPTORS_BESIDE_CONNECTIONS = 64
 
@@ -113,14 +115,18 @@ class Settings(BaseModel):
     ops_host: Word = "0.0.0.0"  # noqa: S104
     ops_port: Port = 9464
     mount_prefixes: Annotated[
-        tuple[Annotated[str, AfterValidator(_mount_prefix)], ...], Field(min_length=1), BeforeValidator(_comma_list)
+        tuple[Annotated[str, AfterValidator(_mount_prefix)], ...],
+        Field(min_length=1),
+        BeforeValidator(_comma_list),
     ] = ("/sphere", "/api")
 
     jwt_public_key_file: OptionalFile = None
     jwt_jwks_url: OptionalUrl = None
     jwt_jwks_file: OptionalFile = None
     jwt_algorithms: Annotated[
-        tuple[Annotated[str, AfterValidator(_algorithm)], ...], Field(min_length=1), BeforeValidator(_comma_list)
+        tuple[Annotated[str, AfterValidator(_algorithm)], ...],
+        Field(min_length=1),
+        BeforeValidator(_comma_list),
     ] = ("RS256",)
     jwt_issuers: SomeWords = ("solar-network",)
     jwt_audiences: SomeWords
@@ -134,7 +140,10 @@ class Settings(BaseModel):
     ] = ()
     trusted_proxies: Annotated[
         tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_comma_list)
-    ] = ("127.0.0.0/8", "::1/128")
+    ] = (
+        "127.0.0.0/8",
+        "::1/128",
+    )
 
     membership_target: Annotated[str, AfterValidator(_grpc_target)]
     membership_tls_ca_file: OptionalFile = None
@@ -217,9 +226,7 @@ def _from_file(name: str, problems: list[str]) -> dict[str, Any]:
     return table
 
 
-def _from_environment(
-    environ: Mapping[str, str], problems: list[str], warnings: list[str]
-) -> dict[str, Any]:
+def _from_environment(environ: Mapping[str, str], problems: list[str], warnings: list[str]) -> dict[str, Any]:
     raw: dict[str, Any] = {}
     for variable, value in environ.items():
         if not variable.startswith(PREFIX) or variable == CONFIG_FILE:
@@ -227,7 +234,9 @@ def _from_environment(
         field = variable.removeprefix(PREFIX).lower()
         linked = variable.endswith("_PORT") and re.match(r"(tcp|udp|sctp)://", value)
         if linked or (field not in Settings.model_fields and _SERVICE_LINK.fullmatch(variable)):
-            warnings.append(f"{variable} comes from a Kubernetes Service and is ignored; set enableServiceLinks: false")
+            warnings.append(
+                f"{variable} comes from a Kubernetes Service and is ignored; set enableServiceLinks: false"
+            )
         elif variable != variable.upper() or field not in Settings.model_fields:
             problems.append(f"{variable}: unknown setting{_did_you_mean(field, PREFIX)}")
         else:
@@ -282,9 +291,15 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
         yield sources, f"{names}: expected exactly one of them, {len(given)} are set"
     pair = ("membership_tls_cert_file", "membership_tls_key_file")
     if (settings.membership_tls_cert_file is None) != (settings.membership_tls_key_file is None):
-        yield pair, "SIDECAR_MEMBERSHIP_TLS_CERT_FILE, SIDECAR_MEMBERSHIP_TLS_KEY_FILE: expected both or neither"
+        yield (
+            pair,
+            "SIDECAR_MEMBERSHIP_TLS_CERT_FILE, SIDECAR_MEMBERSHIP_TLS_KEY_FILE: expected both or neither",
+        )
     if settings.port and settings.port == settings.ops_port:
-        yield ("port", "ops_port"), f"SIDECAR_OPS_PORT: {settings.ops_port}: expected another port than SIDECAR_PORT"
+        yield (
+            ("port", "ops_port"),
+            f"SIDECAR_OPS_PORT: {settings.ops_port}: expected another port than SIDECAR_PORT",
+        )
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     allowed = descriptors - _DESCRIPTORS_BESIDE_CONNECTIONS
     if descriptors != resource.RLIM_INFINITY and settings.max_connections > allowed:

@@ -19,8 +19,8 @@ class RefusalCode(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
     RATE_LIMITED = "RATE_LIMITED"
     UNAUTHORIZED = "UNAUTHORIZED"
-    TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105
-    TOKEN_REVOKED = "TOKEN_REVOKED"  # noqa: S105
+    TOKEN_EXPIRED = "TOKEN_EXPIRED"
+    TOKEN_REVOKED = "TOKEN_REVOKED"
     ORIGIN_NOT_ALLOWED = "ORIGIN_NOT_ALLOWED"
     NOT_A_MEMBER = "NOT_A_MEMBER"
     MEMBER_TIMED_OUT = "MEMBER_TIMED_OUT"
@@ -53,7 +53,7 @@ _STATUS = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - the answer to a request, not a fault of the program
+class Refusal(Exception):
     """A request is answered with an error instead of an upgrade.
 
     `message` and `detail` are read by people and sent to the client: no token, no address, no internals.
@@ -85,7 +85,7 @@ class ComeBack(Enum):
     NO = "no"
     AFTER_FIXING = "after fixing it"
     WITH_BACKOFF = "with backoff"
-    WITH_NEW_TOKEN = "with a new token"  # noqa: S105
+    WITH_NEW_TOKEN = "with a new token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,9 @@ MESSAGE_TOO_BIG = Disconnect(1009, "message too big", ComeBack.AFTER_FIXING)
 INTERNAL_ERROR = Disconnect(1011, "internal error of the sidecar", ComeBack.WITH_BACKOFF)
 DRAINING = Disconnect(1012, "this sidecar is restarting", ComeBack.WITH_BACKOFF)
 SLOW_CONSUMER = Disconnect(1013, "too slow at reading what the room sends", ComeBack.WITH_BACKOFF)
-MEMBERSHIP_UNVERIFIABLE = Disconnect(1013, "membership could not be verified for too long", ComeBack.WITH_BACKOFF)
+MEMBERSHIP_UNVERIFIABLE = Disconnect(
+    1013, "membership could not be verified for too long", ComeBack.WITH_BACKOFF
+)
 TOKEN_EXPIRED = Disconnect(4401, "token expired", ComeBack.WITH_NEW_TOKEN)
 TOKEN_TOO_OLD = Disconnect(4401, "no newer token came for too long", ComeBack.WITH_NEW_TOKEN)
 SESSION_REVOKED = Disconnect(4401, "session revoked", ComeBack.WITH_NEW_TOKEN)

@@ -25,6 +25,13 @@ def test_the_required_settings_alone_are_enough():
 def test_all_problems_are_told_at_once():
     found = problems({"SIDECAR_PORT": "x", "SIDECAR_DRAIN_SECONDS": "-1", "SIDECAR_MAX_CONECTIONS": "5"})
     text = "\n".join(found)
-    for name in ("PORT", "DRAIN_SECONDS", "MAX_CONECTIONS", "JWT_AUDIENCES", "MEMBERSHIP_TARGET", "JWT_JWKS_URL"):
+    for name in (
+        "PORT",
+        "DRAIN_SECONDS",
+        "MAX_CONECTIONS",
+        "JWT_AUDIENCES",
+        "MEMBERSHIP_TARGET",
+        "JWT_JWKS_URL",
+    ):
         assert f"SIDECAR_{name}" in text
     assert "did you mean SIDECAR_MAX_CONNECTIONS?" in text

@@ -1,8 +1,10 @@
-"""What a member of a room is (docs/protocol.md, "Who may join")."""
+"""What a member of a room is, and what can become of one (docs/protocol.md, "Who may join")."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 
@@ -34,4 +36,42 @@ class Membership:
         return self.joined_at is not None and self.leave_at is None and self.role >= 0
 
     def is_timed_out(self, now: float) -> bool:
+        """Whether `timeout_until` is after `now` (seconds since the epoch)."""
         return self.timeout_until is not None and self.timeout_until > now
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Left, removed, suspended, or never there: no longer an active member."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """Still a member, but not allowed to take part until `until` (seconds since the epoch)."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """Still an active member; the role, a name or the profile is another than before."""
+
+    membership: Membership
+
+
+@dataclass(frozen=True, slots=True)
+class Unverifiable:
+    """The chat service could not be asked for longer than a live connection may rest on its last answer."""
+
+
+MembershipChange = Ended | TimedOut | Updated | Unverifiable
+"""What happened to a member with a live connection."""
+
+_FIRST_SECOND_OF_1 = -62_135_596_800
+_LAST_SECOND_OF_9999 = 253_402_300_799
+
+
+def rfc3339(seconds: float) -> str:
+    """Seconds since the epoch in UTC with `Z`, rounded up; a time beyond the years 1 to 9999 is the nearest in them."""
+    whole = min(max(math.ceil(seconds), _FIRST_SECOND_OF_1), _LAST_SECOND_OF_9999)
+    return datetime.fromtimestamp(whole, UTC).isoformat().removesuffix("+00:00") + "Z"

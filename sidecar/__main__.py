@@ -1,0 +1,5 @@
+"""`python -m sidecar COMMAND`."""
+
+from sidecar.cli import main
+
+main()

@@ -1,0 +1,270 @@
+"""The composition root: the one place that knows every part, and the life of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from structlog.stdlib import BoundLogger
+
+import sidecar
+from sidecar.auth.keys import REFRESH_RESULTS, KeyRing
+from sidecar.auth.verifier import Verifier
+from sidecar.bus.local import LocalBus
+from sidecar.config import Settings
+from sidecar.edge.address import Proxies
+from sidecar.edge.handshake import Drain, Handshake
+from sidecar.edge.limits import HandshakeLimits
+from sidecar.edge.listener import listen, serve, signaling_app
+from sidecar.edge.ops import ops_app
+from sidecar.membership.chat_service import CODES, METHODS, ChatService, TlsFiles
+from sidecar.membership.directory import CACHE_RESULTS, Directory
+from sidecar.observe.metrics import Metrics
+from sidecar.signaling.envelope import Dialect
+from sidecar.signaling.hub import Hub
+from sidecar.signaling.replies import IceServer
+from sidecar.transport.connection import CLOSE_SECONDS
+from sidecar.transport.connections import Connections, Limits
+
+STOP_SECONDS = 1.0
+"""What a second signal still gives the clients to read their close."""
+
+
+class Sidecar:
+    """One sidecar: its parts wired, and their life from the first socket to the last byte."""
+
+    def __init__(self, settings: Settings, log: BoundLogger) -> None:
+        self.settings = settings
+        self._log = log
+        self._running = AsyncExitStack()
+        self._listening = False
+        self.address = self.ops_address = ""
+        """Where the listeners are, `host:port`, once started."""
+        self.on_started: Callable[[], None] = lambda: None
+        self._drained: asyncio.Task[None] | None = None
+        metrics = Metrics(
+            max_rooms=settings.metrics_max_rooms,
+            room_label=settings.metrics_room_label == "on",
+            connections_limit=settings.max_connections,
+        )
+        metrics.expect(methods=METHODS, codes=CODES, cache=CACHE_RESULTS, refreshes=REFRESH_RESULTS)
+        self._keys = KeyRing(
+            algorithms=settings.jwt_algorithms,
+            public_key_file=settings.jwt_public_key_file,
+            jwks_file=settings.jwt_jwks_file,
+            jwks_url=settings.jwt_jwks_url,
+            refresh_seconds=settings.jwt_jwks_refresh_seconds,
+            on_refresh=metrics.jwks_refresh,
+            on_problem=lambda problem: log.warning("token keys not refreshed", problem=problem),
+        )
+        verifier = Verifier(
+            keys=self._keys,
+            algorithms=settings.jwt_algorithms,
+            issuers=settings.jwt_issuers,
+            audiences=settings.jwt_audiences,
+            leeway_seconds=settings.jwt_leeway_seconds,
+            on_fresh=metrics.token_skew,
+        )
+        self._chat_service = ChatService(
+            target=settings.membership_target,
+            tls=_membership_tls(settings),
+            timeout_seconds=settings.membership_timeout_ms / 1000,
+            max_profile_bytes=settings.max_profile_bytes,
+            on_request=metrics.membership_request,
+        )
+        self._directory = Directory(
+            service=self._chat_service,
+            cache_seconds=settings.membership_cache_seconds,
+            deny_seconds=settings.membership_deny_seconds,
+            recheck_seconds=settings.membership_recheck_seconds,
+            stale_seconds=settings.membership_stale_seconds,
+            on_cache=metrics.membership_cache,
+            on_change=lambda key, change: self.connections.membership_changed(key, change),
+        )
+        hub = Hub(
+            bus=LocalBus(),
+            schedule=lambda flush: asyncio.get_running_loop().call_soon(flush),
+            instruments=metrics,
+            counters=metrics.rooms,
+            max_room_connections=settings.max_room_connections,
+            max_connections_per_account=settings.max_connections_per_account,
+        )
+        self.connections = Connections(
+            limits=_limits(settings),
+            total_buffer_bytes=settings.total_buffer_bytes,
+            ice_servers=[IceServer(urls=settings.stun_urls)] if settings.stun_urls else [],
+            hub=hub,
+            directory=self._directory,
+            verifier=verifier,
+            observer=metrics,
+            log=log,
+            clock=time.time,
+        )
+        metrics.watch(
+            hub=hub, connections=lambda: len(self.connections.by_id), stale=lambda: self._directory.stale
+        )
+        self._drain = Drain(on_begin=metrics.draining)
+        handshake = Handshake(
+            proxies=Proxies(trusted=settings.trusted_proxies, on_untrusted_header=_warn_once(log)),
+            allowed_origins=settings.allowed_origins,
+            default_dialect=Dialect(settings.wire_dialect),
+            max_connections=settings.max_connections,
+            limits=HandshakeLimits(
+                address_rate=settings.address_handshake_rate,
+                address_burst=settings.address_handshake_burst,
+                account_rate=settings.handshake_rate,
+                account_burst=settings.handshake_burst,
+                failures_per_minute=settings.auth_failures_per_minute,
+            ),
+            verifier=verifier,
+            directory=self._directory,
+            hub=hub,
+            connections=self.connections,
+            drain=self._drain,
+            observer=metrics,
+            log=log,
+        )
+        self.signaling = signaling_app(handshake=handshake, mount_prefixes=settings.mount_prefixes)
+        self.ops = ops_app(
+            registry=metrics.registry, why_not_ready=self._why_not_ready, begin_drain=self._begin_drain
+        )
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, drain, stop. A second signal cuts the drain short.
+
+        Raises:
+            OSError: a listener's address cannot be used, or a file cannot be read.
+            BadKeys: the key file holds no usable key.
+        """
+        loop = asyncio.get_running_loop()
+        asked, asked_again = asyncio.Event(), asyncio.Event()
+
+        def on_signal() -> None:
+            (asked_again if asked.is_set() else asked).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            await self.start()
+            self.on_started()
+            await asked.wait()
+            await self._drain_until(asked_again)
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        """Listen, load the keys, and begin to follow memberships. Needs no network: readiness waits for the keys."""
+        settings, running = self.settings, self._running
+        signaling = running.enter_context(listen(settings.host, settings.port))
+        ops = running.enter_context(listen(settings.ops_host, settings.ops_port))
+        running.callback((await serve(self.ops, ops)).close)
+        await self._chat_service.start()
+        running.push_async_callback(self._chat_service.close)
+        await self._directory.start()
+        running.push_async_callback(self._directory.close)
+        await self._keys.start()
+        running.push_async_callback(self._keys.close)
+        running.push_async_callback(self.connections.close)
+        running.callback((await serve(self.signaling, signaling)).close)
+        self._listening = True
+        self.address, self.ops_address = _name(signaling), _name(ops)
+        gc.freeze()  # what is here now stays: no collection need look at it again
+        self._log.info(
+            "started",
+            version=sidecar.__version__,
+            signaling=self.address,
+            ops=self.ops_address,
+            keys=str(settings.jwt_public_key_file or settings.jwt_jwks_file or settings.jwt_jwks_url),
+            membership=settings.membership_target,
+        )
+
+    async def stop(self) -> None:
+        """Close the listener, cut what is left, and end every part that was started."""
+        if self._drained is not None:
+            self._drained.cancel()
+            await asyncio.gather(self._drained, return_exceptions=True)
+        await self._running.aclose()
+        self._log.info("stopped")
+
+    def _why_not_ready(self) -> str | None:
+        if self._drain.begun:
+            return "draining"
+        if not self._keys.loaded:
+            return "no token keys loaded yet"
+        if not self._listening:
+            return "not listening yet"
+        return None
+
+    def _begin_drain(self) -> asyncio.Task[None]:
+        if self._drained is None:
+            self._drain.begin()
+            self._log.info(
+                "draining", connections=len(self.connections.by_id), seconds=self.settings.drain_seconds
+            )
+            self._drained = asyncio.get_running_loop().create_task(
+                self.connections.drain(seconds=self.settings.drain_seconds), name="drain"
+            )
+        return self._drained
+
+    async def _drain_until(self, asked_again: asyncio.Event) -> None:
+        drained = self._begin_drain()
+        impatient = asyncio.get_running_loop().create_task(asked_again.wait(), name="second signal")
+        await asyncio.wait(
+            {drained, impatient},
+            timeout=self.settings.drain_seconds + CLOSE_SECONDS + STOP_SECONDS,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        impatient.cancel()
+        if not drained.done():
+            self.connections.drain_at_once()
+            await asyncio.wait({drained}, timeout=STOP_SECONDS)
+
+
+def _limits(settings: Settings) -> Limits:
+    interval = 1 / settings.message_rate if settings.message_rate else 0.0
+    return Limits(
+        max_message_bytes=settings.max_message_bytes,
+        message_interval_seconds=interval,
+        message_burst_seconds=(settings.message_burst - 1) * interval,
+        send_buffer_bytes=settings.send_buffer_bytes,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        pong_timeout_seconds=settings.pong_timeout_seconds,
+        max_connection_seconds=settings.max_connection_seconds,
+        close_on_token_expiry=settings.on_token_expiry == "close",
+        token_leeway_seconds=settings.jwt_leeway_seconds,
+    )
+
+
+def _membership_tls(settings: Settings) -> TlsFiles | None:
+    files = TlsFiles(
+        ca=settings.membership_tls_ca_file,
+        cert=settings.membership_tls_cert_file,
+        key=settings.membership_tls_key_file,
+        server_name=settings.membership_tls_server_name,
+    )
+    return files if any((files.ca, files.cert, files.server_name)) else None
+
+
+def _warn_once(log: BoundLogger) -> Callable[[str], None]:
+    warned = False
+
+    def warn(peer: str) -> None:
+        nonlocal warned
+        if not warned:
+            warned = True
+            log.warning(
+                "X-Forwarded-For from a peer that is not in SIDECAR_TRUSTED_PROXIES is ignored (said once)",
+                peer=peer,
+            )
+
+    return warn
+
+
+def _name(sock: socket.socket) -> str:
+    host, port, *_ = sock.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

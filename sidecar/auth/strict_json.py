@@ -1,0 +1,32 @@
+"""JSON with one reading only: what two parsers could understand differently is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import NoReturn
+
+
+def loads(document: bytes) -> object:
+    """Parse one UTF-8 JSON text.
+
+    Raises:
+        ValueError: not UTF-8, not JSON, a name twice in one object, NaN or Infinity, or nested too deep.
+    """
+    try:
+        value: object = json.loads(
+            document.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
+        )
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return value
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a name occurs twice in one object")
+    return members
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

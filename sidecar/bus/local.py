@@ -1,0 +1,25 @@
+"""A replica that stands alone: there is nobody elsewhere to tell."""
+
+from __future__ import annotations
+
+from sidecar.signaling.envelope import Envelope
+from sidecar.signaling.room import Presence
+
+
+class LocalBus:
+    """The bus without a server: rooms end at this process."""
+
+    def open(self, room_id: str) -> None:
+        pass
+
+    def close(self, room_id: str) -> None:
+        pass
+
+    def joined(self, room_id: str, presence: Presence) -> None:
+        pass
+
+    def left(self, room_id: str, presence: Presence) -> None:
+        pass
+
+    def publish(self, room_id: str, envelope: Envelope) -> None:
+        pass

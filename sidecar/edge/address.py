@@ -1,0 +1,110 @@
+"""Who is on the other end: the client's address behind proxies, and whether its Origin is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Protocol
+from urllib.parse import urlsplit
+
+Address = IPv4Address | IPv6Address
+_DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
+
+
+class Headers(Protocol):
+    """A request's headers, names in any case."""
+
+    def getall(self, key: str, default: list[str]) -> list[str]:
+        """Each line of that name."""
+
+
+class Proxies:
+    """The proxies whose `X-Forwarded-*` headers count."""
+
+    def __init__(self, *, trusted: Iterable[str], on_untrusted_header: Callable[[str], None]) -> None:
+        self._networks = [ip_network(network) for network in trusted]
+        self._on_untrusted_header = on_untrusted_header
+
+    def trusts(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+    def client_address(self, peer: str, headers: Headers) -> Address:
+        """The right-most `X-Forwarded-For` hop that is not one of the proxies; the peer itself if it is none.
+
+        A hop that is no address ends the search: what stands left of it is hearsay.
+        """
+        address = _parse(peer) or IPv4Address(0)
+        lines = headers.getall("x-forwarded-for", [])
+        if not lines:
+            return address
+        if not self.trusts(address):
+            self._on_untrusted_header(str(address))
+            return address
+        for hop in reversed([hop for line in lines for hop in line.split(",")]):
+            parsed = _parse(hop.strip())
+            if parsed is None:
+                return address
+            address = parsed
+            if not self.trusts(address):
+                return address
+        return address
+
+    def same_origin(self, origin: str, peer: str, headers: Headers) -> bool:
+        """Whether `origin` is where the request went to, as a trusted peer forwards it, else as `Host` says."""
+        scheme, authority = _split_origin(origin)
+        host = headers.getall("host", [""])[-1]
+        address = _parse(peer)
+        if address is not None and self.trusts(address):
+            host = headers.getall("x-forwarded-host", [host])[-1].split(",")[-1].strip() or host
+            proto = headers.getall("x-forwarded-proto", [""])[-1].split(",")[-1].strip().lower()
+            if proto and _DEFAULT_PORTS.get(proto) != _DEFAULT_PORTS.get(scheme):
+                return False
+        return bool(authority) and authority == _without_default_port(scheme, host.lower())
+
+
+def limited_as(address: Address) -> str:
+    """What limits per client address count by: the address, an IPv6 one by its /64."""
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, 64), strict=False))
+    return str(address)
+
+
+def origin_allowed(origin: str, allowed: Sequence[str]) -> bool:
+    """Whether `origin` is one of `allowed`; `https://*.example.org` stands for every name below example.org."""
+    origin = origin.lower()
+    for pattern in allowed:
+        scheme, star, domain = pattern.partition("*.")
+        if not star:
+            if origin == pattern:
+                return True
+        elif origin.startswith(scheme) and origin.endswith("." + domain) and len(origin) > len(pattern) - 1:
+            return True
+    return False
+
+
+def _parse(text: str) -> Address | None:
+    """An address as it stands in `X-Forwarded-For`, with or without brackets and port."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _split_origin(origin: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(origin.lower())
+    except ValueError:
+        return "", ""
+    return parts.scheme, _without_default_port(parts.scheme, parts.netloc)
+
+
+def _without_default_port(scheme: str, authority: str) -> str:
+    host, colon, port = authority.rpartition(":")
+    return host if colon and port == _DEFAULT_PORTS.get(scheme) else authority

@@ -1,0 +1,312 @@
+"""The handshake: who may open a connection, judged in the order of docs/protocol.md, "The handshake"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Protocol
+
+import msgspec
+from sanic import HTTPResponse, Request
+from structlog.stdlib import BoundLogger
+
+from sidecar.auth.credentials import Credential, Source, find_credential, offers_bearer
+from sidecar.auth.verifier import Verifier
+from sidecar.edge.address import Address, Proxies, limited_as, origin_allowed
+from sidecar.edge.limits import HandshakeLimits
+from sidecar.edge.trace import trace_id
+from sidecar.edge.upgrade import switching_protocols, upgrade_problem
+from sidecar.errors import Refusal, RefusalCode
+from sidecar.guid import canonical_guid
+from sidecar.membership.directory import Directory
+from sidecar.membership.model import MemberKey
+from sidecar.signaling.envelope import Dialect
+from sidecar.signaling.hub import Hub
+from sidecar.transport.connections import Connections
+from sidecar.transport.takeover import take_over
+
+ALLOWED_METHODS = "GET, OPTIONS"
+TOKEN_COOKIE = "AuthToken"
+FULL_RETRY_SECONDS = 5
+REALM = "sphere"
+
+_NO_TOKEN = "no token: send Authorization, ?tk=, the subprotocol bearer or the cookie AuthToken"
+_FAILURES = frozenset({401, 403})
+_DIALECTS = {dialect.value: dialect for dialect in Dialect}
+
+
+class Observer(Protocol):
+    """What handshakes report for metrics."""
+
+    def handshake(self, outcome: str, seconds: float) -> None:
+        """One was answered: `accepted`, or the error's code in lower case."""
+
+
+class Drain:
+    """Whether this replica takes no more connections. Once it begins, it stays."""
+
+    def __init__(self, *, on_begin: Callable[[], None]) -> None:
+        self.begun = False
+        self._on_begin = on_begin
+
+    def begin(self) -> None:
+        if not self.begun:
+            self.begun = True
+            self._on_begin()
+
+
+class _Visitor:
+    """What is known of a request while it is judged: for its answer and its log line."""
+
+    __slots__ = ("account_id", "address", "room_id", "trace_id")
+
+    def __init__(self, trace: str, address: Address) -> None:
+        self.trace_id = trace
+        self.address = address
+        self.room_id: str | None = None
+        self.account_id: str | None = None
+
+
+class Handshake:
+    """Answers every request of the signaling listener."""
+
+    def __init__(
+        self,
+        *,
+        proxies: Proxies,
+        allowed_origins: Sequence[str],
+        default_dialect: Dialect,
+        max_connections: int,
+        limits: HandshakeLimits,
+        verifier: Verifier,
+        directory: Directory,
+        hub: Hub,
+        connections: Connections,
+        drain: Drain,
+        observer: Observer,
+        log: BoundLogger,
+    ) -> None:
+        self._proxies = proxies
+        self._allowed_origins = allowed_origins
+        self._default_dialect = default_dialect
+        self._max_connections = max_connections
+        self._limits = limits
+        self._verifier = verifier
+        self._directory = directory
+        self._hub = hub
+        self._connections = connections
+        self._drain = drain
+        self._observer = observer
+        self._log = log
+
+    async def answer(self, request: Request, chat_id: str) -> HTTPResponse | None:
+        """Upgrade the request and return None, or answer it with what is wrong."""
+        begun = perf_counter()
+        visitor = self._visitor(request)
+        try:
+            if await self._judge(request, chat_id, visitor):
+                self._observer.handshake("accepted", perf_counter() - begun)
+                return None
+            return HTTPResponse(status=204, headers=self._preflight_headers(request))
+        except Refusal as refusal:
+            return self._refuse(request, visitor, refusal, begun)
+        except Exception as error:  # noqa: BLE001 - a bug of ours: this request fails, no other
+            return self._fail(request, visitor, error, begun)
+
+    def answer_error(self, request: Request, error: Exception) -> HTTPResponse:
+        """Answer what never reached `answer`: unknown paths and methods, requests that are no HTTP."""
+        begun = perf_counter()
+        visitor = self._visitor(request)
+        status = getattr(error, "status_code", 500)
+        if status == 404:  # noqa: PLR2004
+            return self._refuse(request, visitor, _not_found(), begun)
+        if status == 405:  # noqa: PLR2004
+            return self._refuse(request, visitor, _method_not_allowed(), begun)
+        if status < 500:  # noqa: PLR2004
+            return self._refuse(request, visitor, Refusal(RefusalCode.BAD_REQUEST, str(error)), begun, status)
+        return self._fail(request, visitor, error, begun)
+
+    async def _judge(self, request: Request, chat_id: str, visitor: _Visitor) -> bool:
+        """The handshake, top to bottom. True: upgraded; False: a CORS preflight."""
+        room_id = visitor.room_id = canonical_guid(chat_id)
+        if room_id is None:
+            raise _not_found()
+        if request.method == "OPTIONS":
+            return False
+        if request.method != "GET":
+            raise _method_not_allowed()
+        self._check_open()
+        self._check_address(visitor.address)
+        credential = _credential(request)
+        principal = await self._verifier.verify(credential.token, bot=credential.bot)
+        account_id = visitor.account_id = principal.account_id
+        if credential.source is Source.COOKIE:
+            self._check_origin(request)
+        self._check_account(account_id)
+        membership = await self._directory.admit(MemberKey(room_id, account_id))
+        # The last wait is over: what is true from here on is true when the connection joins.
+        self._check_open()
+        dialect = self._upgrade_dialect(request)
+        self._hub.check_space(room_id, account_id)
+        taken = take_over(request)
+        if taken is not None:
+            transport, received = taken
+            self._connections.open(
+                transport,
+                head=switching_protocols(request, select_bearer=offers_bearer(request.headers)),
+                received=received,
+                membership=membership,
+                principal=principal,
+                dialect=dialect,
+                address=str(visitor.address),
+                trace_id=visitor.trace_id,
+            )
+        return True
+
+    def _visitor(self, request: Request) -> _Visitor:
+        return _Visitor(
+            trace_id(request.headers.get("traceparent")),
+            self._proxies.client_address(_peer(request), request.headers),
+        )
+
+    def _check_open(self) -> None:
+        if self._drain.begun:
+            raise Refusal(RefusalCode.UNAVAILABLE, "this server is restarting, please try again")
+        if self._max_connections and len(self._connections.by_id) >= self._max_connections:
+            raise Refusal(
+                RefusalCode.UNAVAILABLE,
+                "this server is full, please try again",
+                retry_after_seconds=FULL_RETRY_SECONDS,
+            )
+
+    def _check_address(self, address: Address) -> None:
+        wait = self._limits.address(limited_as(address))
+        if wait:
+            raise Refusal(
+                RefusalCode.RATE_LIMITED, "too many handshakes from this address", retry_after_seconds=wait
+            )
+
+    def _check_account(self, account_id: str) -> None:
+        wait = self._limits.account(account_id)
+        if wait:
+            raise Refusal(
+                RefusalCode.RATE_LIMITED, "too many handshakes by this account", retry_after_seconds=wait
+            )
+
+    def _check_origin(self, request: Request) -> None:
+        """A cookie comes unasked from any page, so the page's origin has to be ours."""
+        origin = request.headers.get("origin")
+        if origin is None or origin_allowed(origin, self._allowed_origins):
+            return
+        if not self._proxies.same_origin(origin, _peer(request), request.headers):
+            raise Refusal(
+                RefusalCode.ORIGIN_NOT_ALLOWED, "pages of this origin may not connect with a cookie"
+            )
+
+    def _upgrade_dialect(self, request: Request) -> Dialect:
+        problem = upgrade_problem(request)
+        if problem is not None:
+            raise Refusal(RefusalCode.WEBSOCKET_EXPECTED, problem)
+        name = request.args.get("dialect")
+        dialect = _DIALECTS.get(name) if name else self._default_dialect
+        if dialect is None:
+            raise Refusal(RefusalCode.UNKNOWN_DIALECT, "dialect must be one of " + ", ".join(_DIALECTS))
+        return dialect
+
+    def _refuse(
+        self, request: Request, visitor: _Visitor, refusal: Refusal, begun: float, status: int | None = None
+    ) -> HTTPResponse:
+        status = status or refusal.status
+        if status in _FAILURES and refusal.code is not RefusalCode.TOKEN_EXPIRED:
+            self._limits.failed(limited_as(visitor.address))
+        seconds = perf_counter() - begun
+        self._observer.handshake(refusal.code.lower(), seconds)
+        self._log.info(
+            "handshake refused",
+            trace_id=visitor.trace_id,
+            status=status,
+            code=refusal.code.value,
+            reason=refusal.message,
+            account=visitor.account_id,
+            room=visitor.room_id,
+            address=str(visitor.address),
+            seconds=round(seconds, 6),
+        )
+        body = {"code": refusal.code.value, "message": refusal.message, "status": status}
+        if refusal.detail is not None:
+            body["detail"] = refusal.detail
+        body["traceId"] = visitor.trace_id
+        return HTTPResponse(
+            msgspec.json.encode(body),
+            status=status,
+            content_type="application/json",
+            headers=self._cors_headers(request) | _status_headers(request, refusal, status),
+        )
+
+    def _fail(self, request: Request, visitor: _Visitor, error: Exception, begun: float) -> HTTPResponse:
+        self._log.error("handshake failed", trace_id=visitor.trace_id, exc_info=error)
+        return self._refuse(request, visitor, Refusal(RefusalCode.INTERNAL_ERROR, "internal error"), begun)
+
+    def _cors_headers(self, request: Request) -> dict[str, str]:
+        """Browsers hide a handshake's status from scripts, so a plain GET is their probe: let them read its answer."""
+        origin = request.headers.get("origin")
+        if not self._allowed_origins:
+            return {}
+        if origin is None or not origin_allowed(origin, self._allowed_origins):
+            return {"vary": "Origin"}
+        return {
+            "vary": "Origin",
+            "access-control-allow-origin": origin,
+            "access-control-allow-credentials": "true",
+            "access-control-expose-headers": "Retry-After, WWW-Authenticate",
+        }
+
+    def _preflight_headers(self, request: Request) -> dict[str, str]:
+        headers = self._cors_headers(request)
+        if "access-control-allow-origin" in headers:
+            headers["access-control-allow-methods"] = "GET"
+            headers["access-control-allow-headers"] = "Authorization, traceparent"
+            headers["access-control-max-age"] = "600"
+        return headers | {"allow": ALLOWED_METHODS}
+
+
+def _credential(request: Request) -> Credential:
+    cookie = request.cookies.get(TOKEN_COOKIE)
+    credential = find_credential(request.headers, request.args.get("tk"), cookie)
+    if credential is None:
+        raise Refusal(RefusalCode.UNAUTHORIZED, _NO_TOKEN)
+    return credential
+
+
+def _peer(request: Request) -> str:
+    return request.conn_info.client_ip if request.conn_info else ""
+
+
+def _not_found() -> Refusal:
+    return Refusal(
+        RefusalCode.NOT_FOUND, "no such path; rooms are at {prefix}/chat/realtime/{chatId}, a GUID"
+    )
+
+
+def _method_not_allowed() -> Refusal:
+    return Refusal(RefusalCode.METHOD_NOT_ALLOWED, "only GET is served here")
+
+
+def _status_headers(request: Request, refusal: Refusal, status: int) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if status == 401:  # noqa: PLR2004
+        headers["www-authenticate"] = f'Bearer realm="{REALM}"'
+        if refusal.message != _NO_TOKEN:  # RFC 6750 section 3.1: an error code only where a token was sent
+            description = refusal.message.replace('"', "'")
+            headers["www-authenticate"] += f', error="invalid_token", error_description="{description}"'
+    if status == 405:  # noqa: PLR2004
+        headers["allow"] = ALLOWED_METHODS
+    if status in {429, 503}:
+        headers["retry-after"] = str(max(1, math.ceil(refusal.retry_after_seconds or 0)))
+    if (
+        refusal.code is RefusalCode.WEBSOCKET_EXPECTED
+        and request.headers.get("sec-websocket-version", "13") != "13"
+    ):
+        headers["sec-websocket-version"] = "13"
+    return headers

@@ -1,0 +1,76 @@
+"""How often somebody may try: rates per key, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+MAX_KEYS = 65_536
+
+
+class RateLimit:
+    """`burst` at once and `rate` a second after that, for each key (GCRA: one number per key).
+
+    A rate of 0 is no limit. At most `max_keys` are remembered; the one that tried least recently is forgotten first.
+    """
+
+    def __init__(
+        self, *, rate: float, burst: int, max_keys: int = MAX_KEYS, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._interval = 1 / rate if rate else 0.0
+        self._ahead = (burst - 1) * self._interval
+        self._max_keys = max_keys
+        self._clock = clock
+        self._next: dict[str, float] = {}  # theoretical arrival times, the latest taken last
+
+    def wait_seconds(self, key: str) -> float:
+        """0 if one more would be allowed now, else how long until then."""
+        return max(0.0, self._next.get(key, 0.0) - self._clock() - self._ahead)
+
+    def take(self, key: str) -> float:
+        """Count one, if it is allowed; else count nothing and return the seconds until it would be."""
+        if not self._interval:
+            return 0.0
+        wait = self.wait_seconds(key)
+        if wait:
+            return wait
+        self._next[key] = max(self._next.pop(key, 0.0), self._clock()) + self._interval
+        if len(self._next) > self._max_keys:
+            del self._next[next(iter(self._next))]
+        return 0.0
+
+
+class HandshakeLimits:
+    """Limits on handshakes by client address and by account."""
+
+    LENIENCE_PER_SECOND = 5
+    """Handshakes still judged for an address that used up its failures: its neighbours may be behind it."""
+
+    def __init__(
+        self,
+        *,
+        address_rate: float,
+        address_burst: int,
+        account_rate: float,
+        account_burst: int,
+        failures_per_minute: int,
+    ) -> None:
+        self._addresses = RateLimit(rate=address_rate, burst=address_burst)
+        self._accounts = RateLimit(rate=account_rate, burst=account_burst)
+        self._failures = RateLimit(rate=failures_per_minute / 60, burst=max(failures_per_minute, 1))
+        self._lenience = RateLimit(rate=self.LENIENCE_PER_SECOND, burst=self.LENIENCE_PER_SECOND)
+
+    def address(self, address: str) -> float:
+        """Count a handshake of this address: 0, or the seconds until it may try again."""
+        wait = self._addresses.take(address)
+        if not wait and self._failures.wait_seconds(address):
+            wait = self._lenience.take(address)
+        return wait
+
+    def failed(self, address: str) -> None:
+        """Count a handshake of this address that was refused for who it claimed to be."""
+        self._failures.take(address)
+
+    def account(self, account_id: str) -> float:
+        """Count a handshake of this account: 0, or the seconds until it may try again."""
+        return self._accounts.take(account_id)

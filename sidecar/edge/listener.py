@@ -1,0 +1,95 @@
+"""Sanic, as both listeners use it: a few settings, one route table, one socket."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+from sanic import HTTPResponse, Request, Sanic
+from sanic.config import Config
+from sanic.server import AsyncioServer
+
+from sidecar.edge.handshake import Handshake
+
+App = Sanic[Config, SimpleNamespace]
+
+HEAD_SECONDS = 10
+"""How long a peer may take to send a request's head, and to stay without sending another."""
+BODY_BYTES = 16_384
+BACKLOG = 4096
+SEND_BUFFER_BYTES = 65_536
+"""What the kernel may hold per connection: else it hides megabytes of a slow reader's backlog from us."""
+
+
+_numbers = itertools.count()  # Sanic wants a name once per process; tests make many
+
+
+def new_app(name: str) -> App:
+    """A Sanic application with what both listeners have in common."""
+    app: App = Sanic(f"{name}-{next(_numbers)}", configure_logging=False)
+    app.config.update(
+        {
+            "ACCESS_LOG": False,
+            "REQUEST_TIMEOUT": HEAD_SECONDS,
+            "KEEP_ALIVE_TIMEOUT": HEAD_SECONDS,
+            "REQUEST_MAX_SIZE": BODY_BYTES,
+            "MOTD": False,
+            "TOUCHUP": False,  # rewrites Sanic's classes for this app's signals: once per process, and we have none
+        }
+    )
+    return app
+
+
+def signaling_app(*, handshake: Handshake, mount_prefixes: Sequence[str]) -> App:
+    """The signaling listener: `{prefix}/chat/realtime/{chatId}` and nothing else."""
+    app = new_app("signaling")
+
+    async def realtime(request: Request, chat_id: str) -> HTTPResponse | None:
+        return await handshake.answer(request, chat_id)
+
+    # Sanic expects no response of such a handler: the connection may have left it.
+    realtime.is_websocket = True  # type: ignore[attr-defined]
+    for number, prefix in enumerate(mount_prefixes):
+        app.add_route(
+            realtime,
+            f"{prefix}/chat/realtime/<chat_id>",
+            methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
+            name=f"realtime_{number}",
+            strict_slashes=True,
+            ignore_body=True,
+        )
+
+    async def error(request: Request, exception: Exception) -> HTTPResponse:
+        return handshake.answer_error(request, exception)
+
+    app.error_handler.add(Exception, error)
+    return app
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; raises OSError with the address in words an operator can use."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES
+        )  # inherited by what is accepted
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)  # noqa: FBT003 - the socket module's
+    except OSError as problem:
+        sock.close()
+        raise OSError(f"cannot listen on {host}:{port}: {problem.strerror}") from None
+    return sock
+
+
+async def serve(app: App, sock: socket.socket) -> AsyncioServer:
+    """Serve `app` on a listening socket, in this loop."""
+    server = await app.create_server(sock=sock, backlog=BACKLOG, return_asyncio_server=True)
+    assert server is not None  # noqa: S101 - return_asyncio_server
+    await server.startup()
+    await server.start_serving()
+    return server

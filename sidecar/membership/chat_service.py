@@ -1,0 +1,265 @@
+"""The gRPC client of the chat service (protos/dyson/chat/v1/membership.proto)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import structlog
+
+from sidecar._proto.dyson.chat.v1 import membership_pb2 as pb
+from sidecar._proto.dyson.chat.v1.membership_pb2_grpc import ChatMembershipServiceStub
+from sidecar.membership import decoding
+from sidecar.membership.model import MemberKey, Membership
+from sidecar.membership.service import (
+    CursorTooOld,
+    Metadata,
+    Reason,
+    Unavailable,
+    WatchEvent,
+    WatchStarted,
+    WatchUnimplemented,
+)
+
+log = structlog.stdlib.get_logger(__name__)
+
+METHODS = ("GetMembership", "BatchGetMemberships", "WatchMemberships")
+WRONG_ANSWER = "WRONG_ANSWER"
+CODES = (*(code.name for code in grpc.StatusCode), WRONG_ANSWER)
+"""Every code a request can be counted with: gRPC's, and ours for an OK that answers something else."""
+
+OnRequest = Callable[[str, str, float], None]
+"""Called once per finished call with one of `METHODS`, one of `CODES`, and its seconds."""
+
+_CERTIFICATE_POLL_SECONDS = 5.0
+_NEW_CHANNEL_READY_SECONDS = 5.0
+_WATCH_HEADERS_SECONDS = 2.0
+# A stream is begun anew this often, so that it moves on to instances that were started since.
+_WATCH_SECONDS = 3600.0
+
+_SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+_OPTIONS: tuple[tuple[str, str | int], ...] = (
+    ("grpc.service_config", _SERVICE_CONFIG),
+    ("grpc.service_config_disable_resolution", 1),  # none from DNS TXT records
+    ("grpc.enable_retries", 1),  # no retry policy is given: only calls that no server has seen are sent again
+    ("grpc.enable_http_proxy", 0),  # the service stands beside us
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.dns_min_time_between_resolutions_ms", 2000),
+    # A peer that is gone without a word is noticed within 14 s of being asked something. gRPC stops pinging where
+    # nothing is said, which is what servers that count pings want.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
+    ("grpc.max_receive_message_length", 32 * 1024 * 1024),
+    ("grpc.primary_user_agent", "sphere-sidecar"),
+)
+
+_REASONS = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: Reason.DEADLINE,
+    grpc.StatusCode.UNAVAILABLE: Reason.UNREACHABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files. Without `ca` the system's roots count; `cert` and `key` come as a pair, for mutual TLS."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+    """The name the server's certificate must bear, where it is not the one in the target."""
+
+    def read(self) -> tuple[bytes | None, ...]:
+        """Raises: OSError."""
+        return tuple(path.read_bytes() if path else None for path in (self.ca, self.cert, self.key))
+
+
+class ChatService:
+    """Implements `service.MembershipService`. Between `start` and `close` it holds one channel.
+
+    Each unary call has `timeout_seconds`, waiting for a connection included; none is repeated here. A lost connection
+    is tried again every 2 s at most. When a TLS file changes, a channel with the new ones takes over as soon as it is
+    connected, and the old one ends after its last call; until then, or where the new files do not work, the old one stays.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: str,
+        timeout_seconds: float,
+        max_profile_bytes: int,
+        on_request: OnRequest,
+        tls: TlsFiles | None = None,
+        certificate_poll_seconds: float = _CERTIFICATE_POLL_SECONDS,
+    ) -> None:
+        self._target = target
+        self._timeout_seconds = timeout_seconds
+        self._max_profile_bytes = max_profile_bytes
+        self._on_request = on_request
+        self._tls = tls
+        self._certificate_poll_seconds = certificate_poll_seconds
+        self._pems: tuple[bytes | None, ...] = ()
+        self._follower: asyncio.Task[None] | None = None
+        self._watches: set[grpc.aio.Call] = set()
+
+    async def start(self) -> None:
+        """Needs no network: connecting is tried in the background.
+
+        Raises:
+            OSError: a TLS file cannot be read.
+        """
+        if self._tls is not None:
+            self._pems = await asyncio.to_thread(self._tls.read)
+        self._use(self._open(self._pems))
+        self._channel.get_state(try_to_connect=True)
+        if self._tls is not None:
+            self._follower = asyncio.create_task(
+                self._follow_files(self._tls), name="membership certificates"
+            )
+
+    async def close(self) -> None:
+        """Calls still open end with `Unavailable`."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.wait([self._follower])
+        await self._channel.close()
+
+    async def get(self, key: MemberKey, *, metadata: Metadata = ()) -> Membership | None:
+        request = pb.GetMembershipRequest(room_id=key.room_id, account_id=key.account_id)
+        try:
+            with self._counted("GetMembership"):
+                answer = await self._stub.GetMembership(
+                    request, timeout=self._timeout_seconds, metadata=metadata
+                )
+                return decoding.membership(answer.membership, key, max_profile_bytes=self._max_profile_bytes)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise _unavailable(error) from error
+
+    async def batch(self, keys: Sequence[MemberKey]) -> dict[MemberKey, Membership]:
+        request = pb.BatchGetMembershipsRequest(
+            keys=[pb.MembershipKey(room_id=key.room_id, account_id=key.account_id) for key in keys]
+        )
+        try:
+            with self._counted("BatchGetMemberships"):
+                answer = await self._stub.BatchGetMemberships(request, timeout=self._timeout_seconds)
+                return decoding.memberships(
+                    answer.memberships, keys, max_profile_bytes=self._max_profile_bytes
+                )
+        except grpc.aio.AioRpcError as error:
+            raise _unavailable(error) from error
+
+    async def watch(self, resume_after: str) -> AsyncGenerator[WatchEvent, None]:
+        """As the port says. The stream also ends, without an error, when another channel takes over."""
+        request = pb.WatchMembershipsRequest(resume_after=resume_after)
+        call = self._stub.WatchMemberships(request, timeout=_WATCH_SECONDS)
+        self._watches.add(call)
+        try:
+            with self._counted("WatchMemberships"):
+                # A server may keep its headers back until the first event.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_WATCH_HEADERS_SECONDS):
+                        await call.initial_metadata()
+                if not call.done():
+                    yield WatchStarted()
+                async for message in call:
+                    yield decoding.event(message, max_profile_bytes=self._max_profile_bytes)
+        except grpc.aio.AioRpcError as error:
+            match error.code():
+                case grpc.StatusCode.UNIMPLEMENTED:
+                    raise WatchUnimplemented from error
+                case grpc.StatusCode.OUT_OF_RANGE:
+                    raise CursorTooOld from error
+                case grpc.StatusCode.DEADLINE_EXCEEDED:
+                    return
+                case _:
+                    raise _unavailable(error) from error
+        finally:
+            self._watches.discard(call)
+            call.cancel()
+
+    @contextmanager
+    def _counted(self, method: str) -> Iterator[None]:
+        """Report the call inside, and let nothing but `AioRpcError` and `Unavailable` out of it."""
+        started = time.perf_counter()
+        code = grpc.StatusCode.OK.name
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            code = error.code().name
+            raise
+        except decoding.WrongAnswerError:
+            code = WRONG_ANSWER
+            raise Unavailable(Reason.WRONG_ANSWER) from None
+        except grpc.aio.UsageError:
+            code = grpc.StatusCode.CANCELLED.name
+            raise Unavailable(Reason.CLOSED) from None
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED.name
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise Unavailable(Reason.CLOSED) from None  # it was the channel that was closed, not our caller
+        except GeneratorExit:
+            code = grpc.StatusCode.CANCELLED.name
+            raise
+        finally:
+            self._on_request(method, code, time.perf_counter() - started)
+
+    def _open(self, pems: tuple[bytes | None, ...]) -> grpc.aio.Channel:
+        if self._tls is None:
+            return grpc.aio.insecure_channel(self._target, options=_OPTIONS)
+        ca, cert, key = pems
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=ca, private_key=key, certificate_chain=cert
+        )
+        named = (("grpc.ssl_target_name_override", self._tls.server_name),) if self._tls.server_name else ()
+        return grpc.aio.secure_channel(self._target, credentials, options=(*_OPTIONS, *named))
+
+    def _use(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self._stub = ChatMembershipServiceStub(channel)
+
+    async def _follow_files(self, tls: TlsFiles) -> None:
+        """Kubernetes changes a mounted secret at any time, and not always all its files in one step."""
+        while True:
+            await asyncio.sleep(self._certificate_poll_seconds)
+            try:
+                pems = await asyncio.to_thread(tls.read)
+            except OSError as error:
+                log.warning("membership certificate unreadable, the old ones stay", error=str(error))
+                continue
+            if pems == self._pems:
+                continue
+            channel = self._open(pems)
+            try:
+                async with asyncio.timeout(_NEW_CHANNEL_READY_SECONDS):
+                    await channel.channel_ready()
+            except TimeoutError:
+                log.warning("no connection with the new membership certificates, the old ones stay for now")
+                await channel.close()
+                continue
+            except asyncio.CancelledError:
+                await channel.close()
+                raise
+            old, self._pems = self._channel, pems
+            self._use(channel)
+            log.info("membership certificates replaced")
+            for watch in tuple(self._watches):
+                watch.cancel()  # its reader resumes on the new channel
+            await old.close(grace=self._timeout_seconds)
+
+
+def _unavailable(error: grpc.aio.AioRpcError) -> Unavailable:
+    reason = _REASONS.get(error.code(), Reason.FAILED)
+    return Unavailable(reason, f"{error.code().name} {error.details() or ''}".rstrip())

@@ -1,0 +1,128 @@
+"""From the chat service's messages to our own types. Nothing of protobuf goes past this file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sidecar._proto.dyson.chat.v1 import membership_pb2 as pb
+from sidecar.membership.model import MemberKey, Membership
+from sidecar.membership.service import Changed, CursorMoved, MaybeChanged, WatchEvent
+
+MAX_TEXT_CHARACTERS = 256
+_NO_PROFILE = b"{}"
+_MAX_EXACT_INTEGER = 2.0**53
+# A Struct takes at most about this many times the bytes of its JSON: a cheap way to see that one is far too big.
+_STRUCT_BYTES_PER_JSON_BYTE = 16
+
+Json = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+
+
+class WrongAnswerError(Exception):
+    """The message is about another room or account than it should be."""
+
+
+def key_of(message: pb.MembershipKey | pb.Membership) -> MemberKey:
+    return MemberKey(_guid(message.room_id), _guid(message.account_id))
+
+
+def membership(message: pb.Membership, key: MemberKey, *, max_profile_bytes: int) -> Membership:
+    """`message` as the membership of `key`; a profile over `max_profile_bytes` of JSON (0: no limit) is left out.
+
+    Raises:
+        WrongAnswerError: it is another one's.
+    """
+    account = message.account
+    if key_of(message) != key or (account.id and _guid(account.id) != key.account_id):
+        raise WrongAnswerError
+    return Membership(
+        key=key,
+        role=message.role,
+        joined_at=_seconds(message.joined_at) if message.HasField("joined_at") else None,
+        leave_at=_seconds(message.leave_at) if message.HasField("leave_at") else None,
+        timeout_until=_seconds(message.timeout_until) if message.HasField("timeout_until") else None,
+        nick=message.nick[:MAX_TEXT_CHARACTERS],
+        account_name=account.name[:MAX_TEXT_CHARACTERS],
+        account_nick=account.nick[:MAX_TEXT_CHARACTERS],
+        profile=_profile(account.profile, max_profile_bytes),
+        updated_at=_seconds(account.updated_at) if account.HasField("updated_at") else None,
+    )
+
+
+def memberships(
+    messages: Iterable[pb.Membership], keys: Sequence[MemberKey], *, max_profile_bytes: int
+) -> dict[MemberKey, Membership]:
+    """The answer about `keys`.
+
+    Raises:
+        WrongAnswerError: something in it was not asked for, or stands in it twice: then what is missing means nothing.
+    """
+    asked = set(keys)
+    found: dict[MemberKey, Membership] = {}
+    for message in messages:
+        key = key_of(message)
+        if key not in asked or key in found:
+            raise WrongAnswerError
+        found[key] = membership(message, key, max_profile_bytes=max_profile_bytes)
+    return found
+
+
+def event(message: pb.MembershipEvent, *, max_profile_bytes: int) -> WatchEvent:
+    if not message.HasField("key"):
+        return CursorMoved(message.cursor)
+    key = key_of(message.key)
+    if not message.HasField("membership"):
+        return Changed(message.cursor, key, None)
+    try:
+        now = membership(message.membership, key, max_profile_bytes=max_profile_bytes)
+    except WrongAnswerError:
+        return MaybeChanged(message.cursor, key)
+    return Changed(message.cursor, key, now)
+
+
+def _guid(text: str) -> str:
+    """A GUID in lower case with dashes; any other text as it is, which is no one's id."""
+    text = text.lower()
+    if len(text) == 32:  # noqa: PLR2004 - hex digits
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return text
+
+
+def _seconds(time: Timestamp) -> float:
+    return time.seconds + time.nanos / 1e9
+
+
+def _profile(struct: Struct, max_bytes: int) -> bytes:
+    if not struct.fields or (max_bytes and struct.ByteSize() > max_bytes * _STRUCT_BYTES_PER_JSON_BYTE):
+        return _NO_PROFILE
+    # Sorted: protobuf keeps no order, and the same profile must not look like a changed one.
+    encoded = msgspec.json.encode(_object(struct), order="sorted")
+    return encoded if not max_bytes or len(encoded) <= max_bytes else _NO_PROFILE
+
+
+def _object(struct: Struct) -> dict[str, Json]:
+    return {name: _json(value) for name, value in struct.fields.items()}
+
+
+def _json(value: Value) -> Json:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            return _number(value.number_value)
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            return _object(value.struct_value)
+        case "list_value":
+            return [_json(item) for item in value.list_value.values]
+        case _:
+            return None
+
+
+def _number(number: float) -> int | float:
+    """Struct knows only doubles: an integral one was an integer before. JSON has no NaN; msgspec writes null."""
+    return int(number) if number.is_integer() and abs(number) <= _MAX_EXACT_INTEGER else number

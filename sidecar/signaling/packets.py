@@ -1,0 +1,188 @@
+"""What clients send, decoded once at the edge into a closed union (docs/protocol.md, "What you send").
+
+Nothing past this module sees a client's JSON but for `Signal.data`, which is passed on byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import accumulate
+
+import msgspec
+
+from sidecar.guid import canonical_guid
+
+MAX_DEPTH = 64
+NO_DATA = msgspec.Raw(b"")
+
+_ENVELOPES = frozenset({"webrtc.signal", "signaling"})
+_OF_THE_SERVER = frozenset({"user-joined", "user-left", "connection-joined", "connection-left"})
+_RESERVED = frozenset({"senderaccountid", "senderconnectionid", "senderinfo", "accountid", "account"})
+_OUTSIDE_DATA = frozenset({"type", "to", "toConnection"})
+_USUAL_TYPES = frozenset({"offer", "answer", "ice-candidate"})
+_TYPE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+# An unterminated string matches to the end, or hostile quotes would cost quadratic time.
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+class PacketErrorCode(StrEnum):
+    """The `code` of an `error` packet."""
+
+    INVALID_JSON = "INVALID_JSON"
+    INVALID_MESSAGE = "INVALID_MESSAGE"
+    RATE_LIMITED = "RATE_LIMITED"
+    TARGET_NOT_IN_ROOM = "TARGET_NOT_IN_ROOM"
+    TOKEN_INVALID = "TOKEN_INVALID"
+    TOKEN_EXPIRED = "TOKEN_EXPIRED"
+    TOKEN_REVOKED = "TOKEN_REVOKED"
+    TOKEN_OF_ANOTHER_ACCOUNT = "TOKEN_OF_ANOTHER_ACCOUNT"
+    MEMBER_TIMED_OUT = "MEMBER_TIMED_OUT"
+
+
+class PacketError(Exception):
+    """A packet is refused; its sender gets an `error` packet and stays connected."""
+
+    def __init__(self, code: PacketErrorCode, message: str, *, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """To be relayed: to everyone else, to the connections of account `to`, or to the one `to_connection`."""
+
+    type: str
+    data: msgspec.Raw | bytes
+    to: str | None
+    to_connection: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Answered to its sender with `pong` and the same data (empty: none)."""
+
+    data: msgspec.Raw | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AuthRefresh:
+    """A newer token for this connection. Never relayed."""
+
+    token: str
+
+
+Packet = Signal | Ping | AuthRefresh
+
+
+class _Message(msgspec.Struct):
+    type: str
+    data: msgspec.Raw = NO_DATA
+    to: str | None = None
+    to_connection: str | None = msgspec.field(name="toConnection", default=None)
+
+
+class _Token(msgspec.Struct):
+    token: str
+
+
+_message = msgspec.json.Decoder(_Message)
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_token = msgspec.json.Decoder(_Token)
+_encode = msgspec.json.encode
+
+
+def decode(payload: bytes) -> Packet:
+    """Decode one message, in any of its three equal shapes.
+
+    `payload` is valid UTF-8: the caller has looked, because what stands inside `data` is not looked at here.
+
+    Raises:
+        PacketError: INVALID_JSON or INVALID_MESSAGE.
+    """
+    if payload.count(b"{") + payload.count(b"[") > MAX_DEPTH and _deeper_than(payload, MAX_DEPTH):
+        raise PacketError(PacketErrorCode.INVALID_MESSAGE, f"nested more than {MAX_DEPTH} deep")
+    outer = _decode_object(payload)
+    if outer.type not in _ENVELOPES:
+        return _packet(payload, outer)
+    if not outer.data:
+        raise PacketError(PacketErrorCode.INVALID_MESSAGE, f"{outer.type} needs data: an object with a type")
+    inner = _decode_object(outer.data)
+    if inner.type in _ENVELOPES:
+        raise PacketError(PacketErrorCode.INVALID_MESSAGE, f"{inner.type} inside {outer.type}")
+    inner.to = inner.to or outer.to
+    inner.to_connection = inner.to_connection or outer.to_connection
+    return _packet(outer.data, inner)
+
+
+def _decode_object(payload: bytes | msgspec.Raw) -> _Message:
+    try:
+        return _message.decode(payload)
+    except msgspec.ValidationError as error:
+        raise PacketError(PacketErrorCode.INVALID_MESSAGE, str(error)) from None
+    except msgspec.DecodeError as error:
+        raise PacketError(PacketErrorCode.INVALID_JSON, str(error)) from None
+
+
+def _packet(payload: bytes | msgspec.Raw, message: _Message) -> Packet:
+    kind = message.type
+    if kind in _USUAL_TYPES:
+        return _signal(payload, message)
+    if not _TYPE.fullmatch(kind):
+        raise PacketError(
+            PacketErrorCode.INVALID_MESSAGE, "type must be 1 to 64 characters of A-Z a-z 0-9 . _ : -"
+        )
+    if kind == "ping":
+        data = _data(payload, message)
+        return Ping(b"" if data == b"{}" and not message.data else data)
+    if kind == "auth.refresh":
+        try:
+            return AuthRefresh(_token.decode(_data(payload, message)).token)
+        except msgspec.DecodeError:
+            raise PacketError(
+                PacketErrorCode.INVALID_MESSAGE, 'auth.refresh needs data {"token": "…"}'
+            ) from None
+    if kind in _OF_THE_SERVER or kind.lower().startswith("auth."):
+        raise PacketError(PacketErrorCode.INVALID_MESSAGE, f"type {kind} is not for clients to send")
+    return _signal(payload, message)
+
+
+def _signal(payload: bytes | msgspec.Raw, message: _Message) -> Signal:
+    return Signal(
+        message.type,
+        _data(payload, message),
+        _target("to", message.to),
+        _target("toConnection", message.to_connection),
+    )
+
+
+def _target(name: str, value: str | None) -> str | None:
+    if value is None:
+        return None
+    guid = canonical_guid(value)
+    if guid is None:
+        raise PacketError(PacketErrorCode.INVALID_MESSAGE, f"{name} must be a GUID")
+    return guid
+
+
+def _data(payload: bytes | msgspec.Raw, message: _Message) -> msgspec.Raw | bytes:
+    """What came as `data`, to the byte; in the flat shape, an object of all other keys that are not reserved."""
+    if message.data:
+        return message.data
+    rest = {
+        key: value
+        for key, value in _object.decode(payload).items()
+        if key not in _OUTSIDE_DATA and key.lower().replace("_", "") not in _RESERVED
+    }
+    return _encode(rest)
+
+
+def _deeper_than(payload: bytes, depth: int) -> bool:
+    """Whether brackets outside of strings nest deeper than `depth`."""
+    brackets = _STRINGS.sub(b"", payload).translate(None, _ALL_BUT_BRACKETS)
+    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > depth

@@ -1,0 +1,257 @@
+"""All upgraded connections of this process, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from structlog.stdlib import BoundLogger
+
+from sidecar import errors
+from sidecar.auth.verifier import Principal, Verifier
+from sidecar.membership.directory import Directory
+from sidecar.membership.model import (
+    Ended,
+    MemberKey,
+    Membership,
+    MembershipChange,
+    TimedOut,
+    Unverifiable,
+    Updated,
+)
+from sidecar.rfc3339 import rfc3339
+from sidecar.signaling import replies
+from sidecar.signaling.envelope import Dialect, Identity
+from sidecar.signaling.hub import Hub
+from sidecar.signaling.packets import PacketError, PacketErrorCode
+from sidecar.transport.backlog import Backlog
+from sidecar.transport.connection import Connection
+from sidecar.transport.wheel import Timed, Wheel
+
+RECONNECT_SPREAD_MS = 1000
+"""A drained client waits a random part of this before it comes back: the closes themselves are spread already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection may do and when it ends. 0 means no limit; bytes and seconds as the names say."""
+
+    max_message_bytes: int
+    message_interval_seconds: float
+    message_burst_seconds: float
+    """How far ahead of an even pace a sender may run."""
+    send_buffer_bytes: int
+    heartbeat_seconds: float
+    pong_timeout_seconds: float
+    max_connection_seconds: float
+    close_on_token_expiry: bool
+    token_leeway_seconds: float
+
+
+class Observer(Protocol):
+    """What connections report for metrics."""
+
+    def heartbeat(self, seconds: float) -> None:
+        """A ping was answered after this long."""
+
+    def dropped(self, reason: str) -> None:
+        """A message was not relayed."""
+
+    def disconnected(self, code: int, seconds: float) -> None:
+        """A connection ended, this long after its upgrade."""
+
+
+class Connections:
+    """Opens connections, ends them when membership ends or the process drains, and forgets them when they are gone."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        total_buffer_bytes: int,
+        ice_servers: Sequence[replies.IceServer],
+        hub: Hub,
+        directory: Directory,
+        verifier: Verifier,
+        observer: Observer,
+        log: BoundLogger,
+        clock: Callable[[], float],
+    ) -> None:
+        self.limits = limits
+        self.verifier = verifier
+        self.observer = observer
+        self.clock = clock
+        self.wheel = Wheel(on_error=self._on_wheel_error)
+        self.backlog = Backlog(limit_bytes=total_buffer_bytes)
+        self.by_id: dict[str, Connection] = {}
+        """Until the last byte: a connection that is closing still counts."""
+        self.quiet_logger = logging.getLogger("websockets.server")
+        self._ice_servers = ice_servers
+        self._hub = hub
+        self._directory = directory
+        self._log = log
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    # Life of a connection
+
+    def open(
+        self,
+        transport: asyncio.Transport,
+        *,
+        head: bytes,
+        received: bytes,
+        membership: Membership,
+        principal: Principal,
+        dialect: Dialect,
+        address: str,
+        trace_id: str,
+    ) -> None:
+        """Take an upgraded transport over: join the room, answer with `head` and the welcome, read on."""
+        connection = Connection(home=self, principal=principal, address=address, trace_id=trace_id)
+        room_id = membership.key.room_id
+        connection_id = str(uuid.uuid4())
+        now = self.clock()
+        connection.member, before = self._hub.join(
+            room_id,
+            connection_id=connection_id,
+            identity=identity_of(principal, membership),
+            joined_at=now,
+            dialect=dialect,
+            outlet=connection,
+        )
+        self.by_id[connection_id] = connection
+        self._empty.clear()
+        self._directory.follow(membership.key, membership)
+        welcome = replies.welcome(
+            dialect,
+            account_id=principal.account_id,
+            room_id=room_id,
+            connection_id=connection_id,
+            now=now,
+            participants=before,
+            ice_servers=self._ice_servers,
+            heartbeat_seconds=self.limits.heartbeat_seconds,
+        )
+        transport.set_protocol(connection)
+        connection.start(transport, head=head, first_packet=welcome, received=received)
+
+    def leave(self, connection: Connection) -> None:
+        """The connection ends: it is out of its room before the close is sent."""
+        member = connection.member
+        self._hub.leave(member)
+        self._directory.unfollow(MemberKey(member.room.id, member.identity.account_id))
+
+    def lost(self, connection: Connection) -> None:
+        """The connection's transport is gone. One canonical log line tells all of it."""
+        del self.by_id[connection.member.connection_id]
+        if not self.by_id:
+            self._empty.set()
+        disconnect = connection.disconnect or errors.INTERNAL_ERROR
+        seconds = asyncio.get_running_loop().time() - connection.opened_at
+        self.observer.disconnected(disconnect.code, seconds)
+        self._log.info(
+            "connection ended",
+            trace_id=connection.trace_id,
+            account=connection.member.identity.account_id,
+            room=connection.member.room.id,
+            connection=connection.member.connection_id,
+            address=connection.address,
+            seconds=round(seconds, 3),
+            packets_in=connection.packets_in,
+            packets_out=connection.packets_out,
+            bytes_in=connection.bytes_in,
+            bytes_out=connection.bytes_out,
+            code=disconnect.code,
+            reason=disconnect.reason,
+            closed_by="client" if connection.closed_by_client else "sidecar",
+        )
+
+    # What connections ask of their home
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` for a connection; `close` cancels and awaits what is left."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def report_bug(self, connection: Connection, error: Exception) -> None:
+        self._log.error(
+            "connection failed",
+            trace_id=connection.trace_id,
+            room=connection.member.room.id,
+            connection=connection.member.connection_id,
+            exc_info=error,
+        )
+
+    def _on_wheel_error(self, entry: Timed, error: Exception) -> None:
+        if isinstance(entry, Connection):
+            entry.fail(error)
+
+    # What ends them from outside
+
+    def membership_changed(self, key: MemberKey, change: MembershipChange) -> None:
+        """The chat service's word about an account that is connected here."""
+        for member in self._hub.members(key.room_id, key.account_id):
+            connection = self.by_id[member.connection_id]
+            match change:
+                case Ended():
+                    connection.end(errors.MEMBERSHIP_ENDED)
+                case TimedOut(until=until):
+                    problem = PacketError(
+                        PacketErrorCode.MEMBER_TIMED_OUT, "timed out in this room", detail=rfc3339(until)
+                    )
+                    connection.refuse_and_end(
+                        problem, errors.MEMBERSHIP_ENDED.because("timed out in this room")
+                    )
+                case Unverifiable():
+                    connection.end(errors.MEMBERSHIP_UNVERIFIABLE)
+                case Updated(membership=membership):
+                    member.room.identify(member, identity_of(connection.principal, membership))
+
+    async def drain(self, *, seconds: float) -> None:
+        """Ask every client to reconnect, evenly spread over `seconds`; returns when all are gone or cut."""
+        leaving = [connection for connection in self.by_id.values() if connection.disconnect is None]
+        random.shuffle(leaving)  # not room by room: a call's two ends should not come back to back
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for number, connection in enumerate(leaving):
+            wait = begun + seconds * number / len(leaving) - loop.time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            if connection.disconnect is None:
+                connection.drain(reconnect_after_ms=random.randrange(RECONNECT_SPREAD_MS))  # noqa: S311
+        await self._empty.wait()
+
+    def drain_at_once(self) -> None:
+        """Ask every client that is still here to reconnect, now."""
+        for connection in list(self.by_id.values()):
+            connection.drain(reconnect_after_ms=random.randrange(RECONNECT_SPREAD_MS))  # noqa: S311
+
+    async def close(self) -> None:
+        """Cut whatever is left and await the tasks."""
+        for connection in list(self.by_id.values()):
+            connection.give_up()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.wheel.close()
+
+
+def identity_of(principal: Principal, membership: Membership) -> Identity:
+    """Who others see: the room's nick before the account's before the token's."""
+    return Identity(
+        account_id=principal.account_id,
+        name=membership.account_name or principal.name,
+        nick=membership.nick or membership.account_nick or principal.nick,
+        profile=membership.profile,
+        updated_at=membership.updated_at if membership.updated_at is not None else membership.joined_at,
+    )

@@ -1,0 +1,35 @@
+"""How an upgraded connection leaves Sanic: the one place that touches Sanic's insides.
+
+Sanic serves the handshake; its per-message machinery (a task, futures and a lock per message, and most of a
+connection's memory) is left behind. What this rests on is held by tests/test_takeover.py and by
+the pinned minor version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from sanic import Request
+from sanic.http import Http
+from sanic.server.protocols.http_protocol import HttpProtocol
+
+
+def take_over(request: Request) -> tuple[asyncio.Transport, bytes] | None:
+    """The request's transport, free of Sanic, and the bytes that came after its head; None if the peer is gone.
+
+    The route's handler must have the attribute `is_websocket` and return None afterwards: Sanic then expects no
+    response, ends the connection's task and leaves the transport alone.
+    """
+    http = request.stream
+    assert isinstance(http, Http)  # noqa: S101 - HTTP/1.1 is all that is served
+    protocol = http.protocol
+    assert isinstance(protocol, HttpProtocol)  # noqa: S101
+    transport = protocol.transport
+    if transport is None or transport.is_closing():
+        return None
+    http.upgrade_websocket = True  # "Upgrade: foo, websocket" is one too: no response is missing
+    if protocol._callback_check_timeouts:  # noqa: SLF001
+        protocol._callback_check_timeouts.cancel()  # noqa: SLF001
+    protocol.connections.discard(protocol)
+    protocol.transport = None  # its close() and abort() now do nothing
+    return transport, bytes(http.recv_buffer)
