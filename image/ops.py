@@ -3,6 +3,7 @@
 Standard library alone and no import of the sidecar, because both run beside a serving process that should not
 share its CPU with another start of itself. The port is read from the environment, not from a settings file.
 """
+# ruff: noqa: INP001 - a script of the image, in no package
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ def ask(path: str, *, method: str) -> None:
         host = "127.0.0.1"
     port = os.environ.get("SIDECAR_OPS_PORT", "9464")
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
-    request = urllib.request.Request(url, method=method)  # noqa: S310 - http, written above
-    urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()  # noqa: S310
+    request = urllib.request.Request(url, method=method)
+    urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()  # noqa: S310 - as above
 
 
 def main(arguments: list[str]) -> str | None:

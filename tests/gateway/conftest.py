@@ -5,28 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from chat_service import ChatServiceDouble
-from harness import Client, Sidecar, auth_settings, guid, run_sidecar
 from websockets.asyncio.client import connect
 
 from sidecar.dev.issuer import Issuer
+from tests.chat_service import ChatServiceDouble
+from tests.harness import Client, Sidecar, auth_settings, guid, run_sidecar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "helm"))  # the chart's renderer
 
 HOST = "api.example.org"
 
 
 @dataclass
-class World:
+class Network:
     """The network around sidecars: who may sign, who is in which room."""
 
     issuer: Issuer
@@ -80,11 +77,11 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def network(tmp_path: Path) -> AsyncIterator[Network]:
     async with ChatServiceDouble() as chat:
-        world = World(Issuer(tmp_path / "issuer"), chat)
-        yield world
-        await world.leave()
+        network = Network(Issuer(tmp_path / "issuer"), chat)
+        yield network
+        await network.leave()
 
 
 async def offer_and_answer(caller: Client, callee: Client) -> None:

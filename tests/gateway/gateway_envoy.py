@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway_process import GatewayProcess, run_gateway
+from tests.gateway.gateway_process import GatewayProcess, run_gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from pki import Authority, Pair
+    from tests.gateway.pki import Authority, Pair
 
 Json = dict[str, Any]
 TYPES = "type.googleapis.com/envoy."

@@ -10,7 +10,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gateway_process import GatewayProcess, run_gateway
+from tests.gateway.gateway_process import GatewayProcess, run_gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -76,7 +76,7 @@ async def run_nginx(
 ) -> AsyncIterator[Nginx]:
     binary = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     assert binary, "nginx is not installed: apt-get install nginx-light"
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True)  # noqa: ASYNC240 - one system call
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

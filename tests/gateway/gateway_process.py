@@ -7,7 +7,7 @@ import contextlib
 import signal
 from typing import TYPE_CHECKING
 
-from harness import DEADLINE_SECONDS
+from tests.harness import DEADLINE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import websockets
-from conftest import HOST, World, offer_and_answer
-from gateway_envoy import Routing, run_envoy
-from harness import ROOT, Client, Sidecar, guid
-from rendering import gateway_with_the_chart, render, the
+
+from tests.gateway.conftest import Network, offer_and_answer
+from tests.gateway.gateway_envoy import Routing, run_envoy
+from tests.harness import ROOT, Client, Sidecar, guid
+from tests.helm.rendering import gateway_with_the_chart, render, the
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,17 +62,17 @@ async def goodbye(client: Client) -> tuple[dict[str, Any], int]:
 
 @pytest.mark.parametrize("native", [True, False], ids=["native", "plain"])
 async def test_calls_are_told_to_come_back_before_the_gateway_goes(
-    native: bool, world: World, tmp_path: Path
+    native: bool, network: Network, tmp_path: Path
 ) -> None:
     spec = pod(native=native)
     [gateway] = [one for one in spec["containers"] if one["name"] == "gateway"]
     held_seconds = gateway["lifecycle"]["preStop"]["sleep"]["seconds"]
     room = guid()
     async with (
-        world.sidecar(drain_seconds=DRAIN_SECONDS) as sidecar,
+        network.sidecar(drain_seconds=DRAIN_SECONDS) as sidecar,
         run_envoy(tmp_path / "envoy", routing=EVERYTHING, hosts=["*"], endpoints=[sidecar.port]) as envoy,
     ):
-        clients = [await world.call(envoy.port, room, world.member(room)) for _ in range(8)]
+        clients = [await network.call(envoy.port, room, network.member(room)) for _ in range(8)]
         await offer_and_answer(clients[0], clients[1])
 
         async def stop_gateway() -> None:

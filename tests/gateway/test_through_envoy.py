@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import websockets
-from conftest import HOST, World, offer_and_answer
 from cryptography import x509
-from gateway_envoy import Routing, client_tls, routing, run_envoy, server_tls
-from harness import guid, http, until
-from pki import Authority, spiffe
-from rendering import CASES, merged, render
+
+from tests.gateway.conftest import HOST, Network, offer_and_answer
+from tests.gateway.gateway_envoy import Routing, client_tls, routing, run_envoy, server_tls
+from tests.gateway.pki import Authority, spiffe
+from tests.harness import guid, http, until
+from tests.helm.rendering import CASES, merged, render
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,7 @@ def chart_routing(route: dict[str, Any]) -> Routing:
 @pytest.mark.parametrize("rewrite", ["", "/api"], ids=["kept", "rewritten"])
 @pytest.mark.parametrize("route", [GATEWAY_API, ISTIO], ids=["HTTPRoute", "VirtualService"])
 async def test_a_call_is_set_up_over_tls_with_the_prefix(
-    route: dict[str, Any], rewrite: str, world: World, tmp_path: Path
+    route: dict[str, Any], rewrite: str, network: Network, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path)
     pair = authority.issue(HOST, x509.DNSName(HOST))
@@ -43,7 +44,7 @@ async def test_a_call_is_set_up_over_tls_with_the_prefix(
         rewrite or "/sphere"
     )  # the sidecar serves no other, so a request that kept its prefix is a 404
     async with (
-        world.sidecar(mount_prefixes=one_prefix) as sidecar,
+        network.sidecar(mount_prefixes=one_prefix) as sidecar,
         run_envoy(
             tmp_path / "envoy",
             routing=chart_routing({**route, "rewritePrefix": rewrite}),
@@ -52,22 +53,22 @@ async def test_a_call_is_set_up_over_tls_with_the_prefix(
             tls=server_tls(pair),
         ) as envoy,
     ):
-        caller = await world.call(envoy.port, room, world.member(room), tls=trust)
-        callee = await world.call(envoy.port, room, world.member(room), tls=trust)
+        caller = await network.call(envoy.port, room, network.member(room), tls=trust)
+        callee = await network.call(envoy.port, room, network.member(room), tls=trust)
         await offer_and_answer(caller, callee)
         with pytest.raises(websockets.InvalidStatus) as refused:
-            await world.call(envoy.port, room, guid(), tls=trust)
+            await network.call(envoy.port, room, guid(), tls=trust)
         assert refused.value.response.status_code == 403
         assert b"NOT_A_MEMBER" in refused.value.response.body
 
 
 async def test_a_route_for_upgrades_only_leaves_plain_requests_to_others(
-    world: World, tmp_path: Path
+    network: Network, tmp_path: Path
 ) -> None:
     room = guid()
     for number, route in enumerate((GATEWAY_API, ISTIO)):
         async with (
-            world.sidecar() as sidecar,
+            network.sidecar() as sidecar,
             run_envoy(
                 tmp_path / f"envoy-{number}",
                 routing=chart_routing({**route, "upgradesOnly": True}),
@@ -75,17 +76,19 @@ async def test_a_route_for_upgrades_only_leaves_plain_requests_to_others(
                 endpoints=[sidecar.port],
             ) as envoy,
         ):
-            await world.call(envoy.port, room, world.member(room))
+            await network.call(envoy.port, room, network.member(room))
             plain = await http(
                 f"http://127.0.0.1:{envoy.port}/sphere/chat/realtime/{room}", headers={"Host": HOST}
             )
             assert (plain.status, plain.body) == (404, b"")  # Envoy's own
 
 
-async def test_the_client_address_is_the_last_one_no_trusted_hop_wrote(world: World, tmp_path: Path) -> None:
+async def test_the_client_address_is_the_last_one_no_trusted_hop_wrote(
+    network: Network, tmp_path: Path
+) -> None:
     room = guid()
     async with (
-        world.sidecar(trusted_proxies=ONLY_THE_GATEWAY) as sidecar,
+        network.sidecar(trusted_proxies=ONLY_THE_GATEWAY) as sidecar,
         run_envoy(
             tmp_path / "envoy", routing=chart_routing(ISTIO), hosts=[HOST], endpoints=[sidecar.port]
         ) as envoy,
@@ -95,25 +98,25 @@ async def test_the_client_address_is_the_last_one_no_trusted_hop_wrote(world: Wo
             {"X-Forwarded-For": "203.0.113.9"},
             {"X-Forwarded-For": "203.0.113.9, 127.0.0.1"},
         ):
-            client = await world.call(
-                envoy.port, room, world.member(room), headers=spoofed, local_addr=("127.0.0.2", 0)
+            client = await network.call(
+                envoy.port, room, network.member(room), headers=spoofed, local_addr=("127.0.0.2", 0)
             )
             await client.close()
             await sidecar.logged("connection ended", address="127.0.0.2", account=client.welcome["userId"])
 
 
-async def test_a_load_balancer_before_the_gateway_is_passed_over(world: World, tmp_path: Path) -> None:
+async def test_a_load_balancer_before_the_gateway_is_passed_over(network: Network, tmp_path: Path) -> None:
     room = guid()
     async with (
-        world.sidecar(trusted_proxies="127.0.0.0/8") as sidecar,
+        network.sidecar(trusted_proxies="127.0.0.0/8") as sidecar,
         run_envoy(
             tmp_path / "envoy", routing=chart_routing(ISTIO), hosts=[HOST], endpoints=[sidecar.port]
         ) as envoy,
     ):
-        client = await world.call(
+        client = await network.call(
             envoy.port,
             room,
-            world.member(room),
+            network.member(room),
             headers={"X-Forwarded-For": "203.0.113.9, 198.51.100.7"},
             local_addr=BALANCER,
         )
@@ -121,10 +124,10 @@ async def test_a_load_balancer_before_the_gateway_is_passed_over(world: World, t
         await sidecar.logged("connection ended", address="198.51.100.7")
 
 
-async def test_limits_per_address_hold_whatever_is_spoofed(world: World, tmp_path: Path) -> None:
+async def test_limits_per_address_hold_whatever_is_spoofed(network: Network, tmp_path: Path) -> None:
     room = guid()
     async with (
-        world.sidecar(
+        network.sidecar(
             trusted_proxies=ONLY_THE_GATEWAY, address_handshake_rate=0.001, address_handshake_burst=2
         ) as sidecar,
         run_envoy(
@@ -133,10 +136,10 @@ async def test_limits_per_address_hold_whatever_is_spoofed(world: World, tmp_pat
     ):
 
         async def join(last_byte: int, spoofed: str) -> None:
-            await world.call(
+            await network.call(
                 envoy.port,
                 room,
-                world.member(room),
+                network.member(room),
                 headers={"X-Forwarded-For": spoofed},
                 local_addr=(f"127.0.0.{last_byte}", 0),
             )
@@ -150,7 +153,7 @@ async def test_limits_per_address_hold_whatever_is_spoofed(world: World, tmp_pat
 
 
 async def test_identities_of_a_mesh_carry_a_call_and_others_are_kept_out(
-    world: World, tmp_path: Path
+    network: Network, tmp_path: Path
 ) -> None:
     authority, stranger = Authority(tmp_path, "mesh"), Authority(tmp_path, "stranger")
     gateway_id, sidecar_id = "ns/edge/sa/gateway", "ns/dyson/sa/sidecar"
@@ -169,7 +172,7 @@ async def test_identities_of_a_mesh_carry_a_call_and_others_are_kept_out(
         if one["kind"] == "ConfigMap"
     ]
     async with (
-        world.sidecar(trusted_proxies=proxies) as sidecar,
+        network.sidecar(trusted_proxies=proxies) as sidecar,
         run_envoy(
             tmp_path / "inner",
             routing=plain,
@@ -193,14 +196,14 @@ async def test_identities_of_a_mesh_carry_a_call_and_others_are_kept_out(
                 endpoints=[inner.port],
                 upstream_tls=client_tls(pair, servers=authority, identity=expected),
             ) as outer:
-                caller = await world.call(
+                caller = await network.call(
                     outer.port,
                     room,
-                    world.member(room),
+                    network.member(room),
                     headers={"X-Forwarded-For": "203.0.113.5"},
                     local_addr=BALANCER,
                 )
-                callee = await world.call(outer.port, room, world.member(room))
+                callee = await network.call(outer.port, room, network.member(room))
                 await offer_and_answer(caller, callee)
                 await caller.close()
 
@@ -214,11 +217,11 @@ async def test_identities_of_a_mesh_carry_a_call_and_others_are_kept_out(
 
 @pytest.mark.parametrize("heartbeat", [0.2, 0], ids=["with heartbeats", "without"])
 async def test_heartbeats_outlast_a_gateways_idle_timeout(
-    heartbeat: float, world: World, tmp_path: Path
+    heartbeat: float, network: Network, tmp_path: Path
 ) -> None:
     room, idle_seconds = guid(), 1
     async with (
-        world.sidecar(heartbeat_seconds=heartbeat) as sidecar,
+        network.sidecar(heartbeat_seconds=heartbeat) as sidecar,
         run_envoy(
             tmp_path / "envoy",
             routing=chart_routing(GATEWAY_API),
@@ -227,7 +230,7 @@ async def test_heartbeats_outlast_a_gateways_idle_timeout(
             manager={"stream_idle_timeout": f"{idle_seconds}s"},
         ) as envoy,
     ):
-        client = await world.call(envoy.port, room, world.member(room), ping_interval=None)
+        client = await network.call(envoy.port, room, network.member(room), ping_interval=None)
         if not heartbeat:
             code, _ = await client.closed()
             assert code == 1006  # cut by the gateway
@@ -241,32 +244,32 @@ async def test_heartbeats_outlast_a_gateways_idle_timeout(
         await client.nothing_more()
 
 
-async def test_calls_run_on_while_the_gateway_takes_new_routes(world: World, tmp_path: Path) -> None:
+async def test_calls_run_on_while_the_gateway_takes_new_routes(network: Network, tmp_path: Path) -> None:
     room = guid()
     async with (
-        world.sidecar() as sidecar,
+        network.sidecar() as sidecar,
         run_envoy(
             tmp_path / "envoy", routing=chart_routing(ISTIO), hosts=[HOST], endpoints=[sidecar.port]
         ) as envoy,
     ):
-        caller = await world.call(envoy.port, room, world.member(room))
-        callee = await world.call(envoy.port, room, world.member(room))
+        caller = await network.call(envoy.port, room, network.member(room))
+        callee = await network.call(envoy.port, room, network.member(room))
         moved = chart_routing({**ISTIO, "prefix": "/calls", "rewritePrefix": "/api"})
         await envoy.replace_routes(moved.routes, [HOST])
         await offer_and_answer(caller, callee)
-        late = await world.call(envoy.port, room, world.member(room), prefix="/calls")
+        late = await network.call(envoy.port, room, network.member(room), prefix="/calls")
         await offer_and_answer(late, caller)
         with pytest.raises(websockets.InvalidStatus):
-            await world.call(envoy.port, room, world.member(room), prefix="/sphere")
+            await network.call(envoy.port, room, network.member(room), prefix="/sphere")
 
 
 async def test_everyone_of_a_room_lands_on_one_sidecar_whatever_the_token(
-    world: World, tmp_path: Path
+    network: Network, tmp_path: Path
 ) -> None:
     rooms = [guid() for _ in range(12)]
     async with (
-        world.sidecar() as one,
-        world.sidecar() as other,
+        network.sidecar() as one,
+        network.sidecar() as other,
         run_envoy(
             tmp_path / "envoy",
             routing=chart_routing(AFFINITY),
@@ -276,7 +279,7 @@ async def test_everyone_of_a_room_lands_on_one_sidecar_whatever_the_token(
     ):
         for room in rooms:
             first, second, third = [
-                await world.call(envoy.port, written, world.member(room), query=True)
+                await network.call(envoy.port, written, network.member(room), query=True)
                 for written in (room, room, room)
             ]
             assert len(third.welcome["participants"]) == 2, "the room is split"
@@ -288,20 +291,20 @@ async def test_everyone_of_a_room_lands_on_one_sidecar_whatever_the_token(
 
 
 async def test_without_the_filter_the_token_in_the_query_would_split_rooms(
-    world: World, tmp_path: Path
+    network: Network, tmp_path: Path
 ) -> None:
     """What the EnvoyFilter is for: the same hash over the whole path."""
     whole_path = chart_routing(AFFINITY)
     del whole_path.routes[0]["route"]["hash_policy"][-1]["header"]["regex_rewrite"]
     room = guid()
     async with (
-        world.sidecar() as one,
-        world.sidecar() as other,
+        network.sidecar() as one,
+        network.sidecar() as other,
         run_envoy(
             tmp_path / "envoy", routing=whole_path, hosts=[HOST], endpoints=[one.port, other.port]
         ) as envoy,
     ):
-        joining = [world.call(envoy.port, room, world.member(room), query=True) for _ in range(24)]
+        joining = [network.call(envoy.port, room, network.member(room), query=True) for _ in range(24)]
         await asyncio.gather(*joining)
         connections = [(await sidecar.metrics())["sphere_sidecar_connections"] for sidecar in (one, other)]
         assert min(connections) > 0

@@ -1,7 +1,7 @@
 """The table of values in the chart's README, made from values.yaml.
 
 A comment that begins with `# --` above a key is its description, up to the key.
-`python tests/helm/chart_readme.py` writes the table anew.
+`python -m tests.helm.chart_readme` writes the table anew.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import yaml
-from rendering import CHART
+
+from tests.helm.rendering import CHART
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

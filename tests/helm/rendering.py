@@ -1,6 +1,6 @@
 """The chart as real Helm renders it, and the matrix of values it is reviewed with.
 
-`python tests/helm/rendering.py` writes the golden files anew; read the difference before committing it.
+`python -m tests.helm.rendering` writes the golden files anew; read the difference before committing it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from rendering import CASES, CHART, Case, merged, objects, render, the
+
+from tests.helm.rendering import CASES, CHART, Case, merged, objects, render, the
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 MINIMAL = next(case for case in CASES if case.name == "standalone").values

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-from chart_readme import described_values, with_table
-from rendering import CHART
+from tests.helm.chart_readme import described_values, with_table
+from tests.helm.rendering import CHART
 
 
 def test_the_table_is_the_one_made_from_the_values() -> None:
     readme = (CHART / "README.md").read_text()
     assert readme == with_table(readme, (CHART / "values.yaml").read_text()), (
-        "python tests/helm/chart_readme.py"
+        "python -m tests.helm.chart_readme"
     )
 
 

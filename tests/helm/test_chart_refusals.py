@@ -6,7 +6,8 @@ from typing import Any
 
 import helm_python
 import pytest
-from rendering import CASES, CHART, merged, render
+
+from tests.helm.rendering import CASES, CHART, merged, render
 
 MINIMAL = next(case for case in CASES if case.name == "standalone").values
 SPLIT = "people of one room on different pods do not see each other"

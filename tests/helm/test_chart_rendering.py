@@ -11,7 +11,8 @@ from typing import Any
 import helm_python
 import kubernetes_validate
 import pytest
-from rendering import CASES, CHART, HERE, Case, gateway_with_the_chart, manifest, merged, objects
+
+from tests.helm.rendering import CASES, CHART, HERE, Case, gateway_with_the_chart, manifest, merged, objects
 
 OLDEST, NEWEST = 28, 37
 CUSTOM = ("gateway.networking.k8s.io", "monitoring.coreos.com", "networking.istio.io")
@@ -46,7 +47,7 @@ def problems_of_custom_resources(written: str) -> str:
 @every_case
 def test_the_chart_renders_what_was_reviewed(case: Case) -> None:
     assert manifest(case) == case.golden.read_text(), (
-        "the chart renders something else now; `python tests/helm/rendering.py` writes it down"
+        "the chart renders something else now; `python -m tests.helm.rendering` writes it down"
     )
 
 

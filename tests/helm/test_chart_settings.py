@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
-from rendering import CASES, CHART, ROOT, Case, objects, the
 
 from sidecar.config import Settings
+from tests.helm.rendering import CASES, CHART, ROOT, Case, objects, the
 
 if TYPE_CHECKING:
     from pathlib import Path
