@@ -22,7 +22,8 @@ check: .venv/.synced
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	cd protos && ../$(BIN)/buf lint
+	$(BIN)/buf lint protos
+	$(BIN)/python protos/generate.py --check
 
 fmt: .venv/.synced
 	$(BIN)/ruff check --fix

@@ -57,7 +57,9 @@ class World:
     async def join(self, room: str, account: str | None = None, **options) -> Client:
         """A new member's connection; `account` None: somebody new."""
         account = account or guid()
-        membership = {name: options.pop(name) for name in ("nick", "account_name", "profile") if name in options}
+        membership = {
+            name: options.pop(name) for name in ("nick", "account_name", "profile") if name in options
+        }
         self.chat.allow(room, account, **membership)
         client = await self.sidecar.connect(room, self.issuer.token(account), **options)
         client.account = account

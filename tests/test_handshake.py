@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
@@ -21,8 +22,6 @@ def refused(caught) -> tuple[int, dict]:
 
 async def raw(sidecar, head: str) -> bytes:
     """Send a request as it stands; everything that comes back until the peer closes or stops."""
-    import asyncio
-
     reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.port)
     writer.write(head.encode())
     async with asyncio.timeout(10):
