@@ -242,7 +242,7 @@ async def run_envoy(
     command = [
         _binary(), "--config-path", str(configuration), "--admin-address-path", str(directory / "admin"),
         "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning",
-        "--service-node", "tests", "--service-cluster", "tests",
+        "--service-node", "tests", "--service-cluster", "tests", "--file-flush-interval-msec", "50",
     ]  # fmt: skip
     async with run_gateway(*command, log=directory / "envoy.log") as process:
         envoy = Envoy(process, directory)

@@ -72,7 +72,7 @@ server {{
 
 @contextlib.asynccontextmanager
 async def run_nginx(
-    directory: Path, *, ingress: dict[str, Any], endpoints: list[int]
+    directory: Path, *, ingress: dict[str, Any], endpoints: list[int], logging: str = "access_log off;"
 ) -> AsyncIterator[Nginx]:
     binary = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     assert binary, "nginx is not installed: apt-get install nginx-light"
@@ -94,7 +94,7 @@ pid {directory / "nginx.pid"};
 error_log stderr warn;
 events {{ worker_connections 256; }}
 http {{
-access_log off;
+{logging}
 {temporary}
 map $http_upgrade $connection_upgrade {{ default upgrade; "" close; }}
 {_server(ingress, port, endpoints)}

@@ -9,9 +9,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+import jwt
 import pytest
 
 from sidecar.config import Settings
+from sidecar.dev.issuer import Issuer
 from tests.helm.rendering import CASES, CHART, ROOT, Case, objects, the
 
 if TYPE_CHECKING:
@@ -32,6 +34,17 @@ def known(data: dict[str, str]) -> dict[str, str]:
     unknown = settings - set(Settings.model_fields)
     assert all(name.startswith("bus_") for name in unknown), unknown
     return {name: text for name, text in data.items() if name.removeprefix("SIDECAR_").lower() not in unknown}
+
+
+def contents(file: str, issuer: Issuer) -> bytes:
+    """What stands in the Secret: the keys are looked into, the others only opened."""
+    if file == "jwt_jwks":
+        key = jwt.algorithms.RSAAlgorithm(jwt.algorithms.RSAAlgorithm.SHA256).prepare_key(
+            issuer.public_file.read_bytes()
+        )
+        jwk = jwt.algorithms.RSAAlgorithm.to_jwk(key, as_dict=True)
+        return json.dumps({"keys": [{**jwk, "alg": "RS256", "use": "sig", "kid": "1"}]}).encode()
+    return issuer.public_file.read_bytes() if file == "jwt_public_key" else b""
 
 
 def test_the_chart_offers_every_setting_of_the_program() -> None:
@@ -56,7 +69,9 @@ def test_every_default_of_the_program_passes_the_schema(name: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_check_config_accepts_the_rendered_settings_with_their_files(case: Case, tmp_path: Path) -> None:
+def test_check_config_accepts_the_rendered_settings_with_their_files(
+    case: Case, issuer: Issuer, tmp_path: Path
+) -> None:
     rendered = objects(case)
     data = the("ConfigMap", [one for one in rendered if "SIDECAR_PORT" in one.get("data", {})])["data"]
     [mounted] = [
@@ -66,7 +81,7 @@ def test_check_config_accepts_the_rendered_settings_with_their_files(case: Case,
     ]
     for source in mounted["sources"]:
         for item in next(iter(source.values()))["items"]:
-            (tmp_path / item["path"]).write_text("")
+            (tmp_path / item["path"]).write_bytes(contents(item["path"], issuer))
     environment = {name: text.replace(MOUNT, str(tmp_path)) for name, text in known(data).items()}
     checked = subprocess.run(
         [sys.executable, "-m", "sidecar", "check-config"],
