@@ -30,6 +30,7 @@ from sidecar.signaling.hub import Hub
 from sidecar.signaling.replies import IceServer
 from sidecar.transport.connection import CLOSE_SECONDS
 from sidecar.transport.connections import Connections, Limits
+from sidecar.transport.tick import Tick
 
 STOP_SECONDS = 1.0
 """What a second signal still gives the clients to read their close."""
@@ -88,7 +89,7 @@ class Sidecar:
         )
         hub = Hub(
             bus=LocalBus(),
-            schedule=lambda flush: asyncio.get_running_loop().call_soon(flush),
+            schedule=Tick(),
             instruments=metrics,
             counters=metrics.rooms,
             max_room_connections=settings.max_room_connections,

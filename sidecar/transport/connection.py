@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,9 @@ IDLE_LOOK_SECONDS = 20.0
 
 _FINAL_TEXT = 0x81
 _MASKED = 0x80
+_HEADER_AND_MASK = 8  # of a frame with a 16-bit size
+_SIZE_FOLLOWS = _MASKED | 126
+_first_bytes = Struct("!BBH").unpack_from
 _PING = b"\x89\x00"
 _NORMAL_CLOSURES = frozenset({1000, 1001, 1005})
 
@@ -171,6 +175,12 @@ class Connection(asyncio.Protocol):
             return
         start, size = 0, len(data)
         limit = self._home.limits.max_message_bytes
+        if size > _HEADER_AND_MASK and self._ws is None:
+            first, second, length = _first_bytes(data)
+            whole = size == _HEADER_AND_MASK + length and (not limit or length <= limit)
+            if whole and first == _FINAL_TEXT and second == _SIZE_FOLLOWS:  # the usual read
+                self._on_message(apply_mask(data[_HEADER_AND_MASK:], data[4:_HEADER_AND_MASK]), text=True)
+                return
         while start < size:
             payload, end = frame_header(data, start)
             length = end - payload
@@ -274,7 +284,7 @@ class Connection(asyncio.Protocol):
                     self._home.observer.dropped("rate_limited")
                     self.end(errors.MESSAGE_FLOOD)
                     return False
-        at = max(self._rate_at, now)
+        at = max(now, self._rate_at)
         if at - now > limits.message_burst_seconds:
             self._limited = self._limited or 1
             self._limited_at = now
