@@ -27,7 +27,7 @@ from sidecar.edge.ops import ops_app
 from sidecar.membership.chat_service import CODES, METHODS, ChatService, TlsFiles
 from sidecar.membership.directory import CACHE_RESULTS, Directory
 from sidecar.observe import logs, tracing
-from sidecar.observe.certificates import expiries
+from sidecar.observe.certificates import lives
 from sidecar.observe.history import History
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.refusals import Refusals
@@ -89,7 +89,7 @@ class Sidecar:
             on_request=metrics.membership_request,
             trace_call=self._tracer.call,
             on_certificates=lambda ca, cert: metrics.certificates(
-                expiries(membership_ca=ca, membership_client=cert)
+                lives(membership_ca=ca, membership_client=cert)
             ),
         )
         self._directory = Directory(

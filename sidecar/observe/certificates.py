@@ -1,12 +1,21 @@
-"""When certificates end: read once from each that comes into use, for a gauge and an alert before it is too late."""
+"""How long certificates last: read once from each that comes into use, for an alert before it is too late."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from cryptography import x509
 
 
-def expiries(**pems: bytes | None) -> dict[str, float]:
-    """When the first certificate of each PEM text ends, in seconds since the epoch; nothing for unreadable ones."""
+class Life(NamedTuple):
+    """From when to when a certificate is valid, in seconds since the epoch."""
+
+    start: float
+    end: float
+
+
+def lives(**pems: bytes | None) -> dict[str, Life]:
+    """The life of the certificate in each PEM text that ends first; nothing for unreadable ones."""
     found = {}
     for name, pem in pems.items():
         try:
@@ -14,5 +23,6 @@ def expiries(**pems: bytes | None) -> dict[str, float]:
         except ValueError:
             continue  # whoever uses it complains
         if chain:
-            found[name] = min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
+            first = min(chain, key=lambda certificate: certificate.not_valid_after_utc)
+            found[name] = Life(first.not_valid_before_utc.timestamp(), first.not_valid_after_utc.timestamp())
     return found

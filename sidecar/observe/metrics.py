@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from time import monotonic
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -15,6 +16,7 @@ from prometheus_client.registry import Collector
 
 import sidecar
 from sidecar.errors import RefusalCode
+from sidecar.observe.certificates import Life
 from sidecar.observe.refusals import Refusals
 from sidecar.observe.rooms import RoomBook, room_series
 from sidecar.observe.tally import Tally, Timing
@@ -42,9 +44,15 @@ class Metrics(Collector):
     """Every series of the sidecar. It is told what happens as it happens, and reads the rooms when scraped."""
 
     def __init__(
-        self, *, max_rooms: int, room_label: bool, connections_limit: int, refusals: Refusals
+        self,
+        *,
+        max_rooms: int,
+        room_label: bool,
+        connections_limit: int,
+        refusals: Refusals,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.rooms = RoomBook(max_rooms=max_rooms)
+        self.rooms = RoomBook(max_rooms=max_rooms, clock=clock)
         self.connections_limit = connections_limit
         self.is_draining = False
         self._room_label = room_label
@@ -55,7 +63,7 @@ class Metrics(Collector):
         self.is_breaker_open: Callable[[], bool] = lambda: False
         self._unsent_bytes: Callable[[], int] = lambda: 0
         self._jwks_failing = False
-        self._certificates: dict[str, float] = {}
+        self._certificates: dict[str, Life] = {}
 
         outcomes = ("accepted", *(code.lower() for code in RefusalCode))
         codes = (*(str(code) for code in DISCONNECT_CODES), "other")
@@ -149,9 +157,9 @@ class Metrics(Collector):
         self._jwks_refreshes.add(result)
         self._jwks_failing = result in KEY_FAILURES
 
-    def certificates(self, expiries: Mapping[str, float]) -> None:
-        """When the certificates in use end, in seconds since the epoch, by what they are for."""
-        self._certificates |= expiries
+    def certificates(self, lives: Mapping[str, Life]) -> None:
+        """The certificates that are now in use, by what they are for."""
+        self._certificates |= lives
 
     def draining(self) -> None:
         self.is_draining = True
@@ -210,14 +218,20 @@ class Metrics(Collector):
             "Share of the client address refused most often in the handshakes refused of late.",
             self._refusals.top_address_ratio(),
         )
-        certificates = GaugeMetricFamily(
-            f"{NAMESPACE}_certificate_expiry_timestamp_seconds",
-            "When the certificate in use ends, by what it is for; no series where none is configured.",
+        start = GaugeMetricFamily(
+            f"{NAMESPACE}_certificate_start_timestamp_seconds",
+            "When the certificate in use began to be valid; no series where none is configured.",
             labels=["certificate"],
         )
-        for name, expiry in self._certificates.items():
-            certificates.add_metric([name], expiry)
-        yield certificates
+        expiry = GaugeMetricFamily(
+            f"{NAMESPACE}_certificate_expiry_timestamp_seconds",
+            "When the certificate in use ends; no series where none is configured.",
+            labels=["certificate"],
+        )
+        for name, life in self._certificates.items():
+            start.add_metric([name], life.start)
+            expiry.add_metric([name], life.end)
+        yield from (start, expiry)
 
     def _collect_counters(self) -> Iterator[Metric]:
         for tally, name, text, *labels in (
