@@ -85,7 +85,7 @@ async def test_an_outage_of_the_chat_service_raises_alerts_and_recovery_resolves
         async with run_prometheus({"sphere": [f"127.0.0.1:{sidecar.ops_port}"]}) as prometheus:
             await until(lambda: no_problems(prometheus), "all rules evaluated")
             await until(lambda: nothing_wrong(prometheus), "no alert")
-            chat.fail(grpc.StatusCode.UNAVAILABLE)
+            await chat.stop()
             token = issuer.token(guid())
 
             async def firing() -> bool:
@@ -98,7 +98,7 @@ async def test_an_outage_of_the_chat_service_raises_alerts_and_recovery_resolves
                 )
 
             await until(firing, "the alerts of an outage", seconds=30)
-            chat.fail(None)
+            await chat.start()
 
             async def resolved() -> bool:
                 with contextlib.suppress(InvalidStatus):  # the first ones come while the breaker is open
