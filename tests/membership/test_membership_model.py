@@ -4,7 +4,6 @@ longer than the bounds allow, nobody is shut out for longer, and nobody is close
 from __future__ import annotations
 
 import asyncio
-import selectors
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +25,7 @@ from sidecar.membership.service import (
     WatchStarted,
     WatchUnimplemented,
 )
+from tests.membership.membership_virtual_time import VirtualTimeLoop
 
 CACHE = 10.0
 DENY = 2.0
@@ -50,28 +50,6 @@ EVENTS = (
     "slow",
     "quick",
 )
-
-
-class _NothingComes(selectors.DefaultSelector):
-    """Nothing happens outside: instead of waiting, the time that would have been waited has passed."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None):
-        if events := super().select(0):
-            return events
-        assert timeout is not None, "everything waits for something that never comes"
-        self.now += timeout
-        return []
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._virtual = _NothingComes()
-        super().__init__(self._virtual)
-
-    def time(self) -> float:
-        return self._virtual.now
 
 
 @dataclass
