@@ -15,6 +15,7 @@ run: .venv/.synced
 	@$(BIN)/python -m sidecar dev
 
 test: .venv/.synced
+	@tests/prerequisites.sh
 	@$(BIN)/pytest
 
 check: .venv/.synced
@@ -22,7 +23,8 @@ check: .venv/.synced
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	cd protos && ../$(BIN)/buf lint
+	$(BIN)/buf lint protos
+	$(BIN)/python protos/generate.py --check
 
 fmt: .venv/.synced
 	$(BIN)/ruff check --fix
