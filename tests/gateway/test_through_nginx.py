@@ -61,7 +61,7 @@ async def test_calls_run_on_while_nginx_reloads(network: Network, tmp_path: Path
 async def test_everyone_of_a_room_lands_on_one_sidecar_whatever_the_token(
     network: Network, tmp_path: Path
 ) -> None:
-    rooms = [guid() for _ in range(12)]
+    rooms = [guid() for _ in range(20)]
     async with (
         network.sidecar() as one,
         network.sidecar() as other,
