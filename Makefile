@@ -15,6 +15,7 @@ run: .venv/.synced
 	@$(BIN)/python -m sidecar dev
 
 test: .venv/.synced
+	@tests/prerequisites.sh
 	@$(BIN)/pytest
 
 check: .venv/.synced
