@@ -14,12 +14,12 @@ from tests.gateway.conftest import HOST, Network, offer_and_answer
 from tests.gateway.gateway_envoy import Routing, client_tls, routing, run_envoy, server_tls
 from tests.gateway.pki import Authority, spiffe
 from tests.harness import guid, http, until
-from tests.helm.rendering import CASES, merged, render
+from tests.helm.rendering import case_named, merged, render
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MINIMAL = next(case for case in CASES if case.name == "standalone").values
+MINIMAL = case_named("standalone").values
 GATEWAY_API = {"kind": "HTTPRoute", "hosts": [HOST], "parentRefs": [{"name": "public"}]}
 ISTIO = {"kind": "VirtualService", "hosts": [HOST], "gateways": ["istio-system/public"]}
 AFFINITY = {**ISTIO, "roomAffinity": True, "gatewaySelector": {"labels": {"istio": "ingressgateway"}}}

@@ -10,12 +10,12 @@ import websockets
 from tests.gateway.conftest import HOST, Network, offer_and_answer
 from tests.gateway.gateway_nginx import run_nginx
 from tests.harness import guid
-from tests.helm.rendering import CASES, merged, render, the
+from tests.helm.rendering import case_named, merged, render, the
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MINIMAL = next(case for case in CASES if case.name == "standalone").values
+MINIMAL = case_named("standalone").values
 
 
 def ingress(**route: Any) -> dict[str, Any]:
