@@ -219,7 +219,7 @@ async def test_identities_of_a_mesh_carry_a_call_and_others_are_kept_out(
 async def test_heartbeats_outlast_a_gateways_idle_timeout(
     heartbeat: float, network: Network, tmp_path: Path
 ) -> None:
-    room, idle_seconds = guid(), 1
+    room, idle_seconds = guid(), 2
     async with (
         network.sidecar(heartbeat_seconds=heartbeat) as sidecar,
         run_envoy(
@@ -235,12 +235,12 @@ async def test_heartbeats_outlast_a_gateways_idle_timeout(
             code, _ = await client.closed()
             assert code == 1006  # cut by the gateway
             return
-        beats = 2 * idle_seconds / heartbeat
+        beats = 1.5 * idle_seconds / heartbeat
 
         async def enough() -> bool:
             return (await sidecar.metrics())["sphere_sidecar_heartbeat_rtt_seconds_count"] >= beats
 
-        await until(enough, "heartbeats for twice the idle timeout")
+        await until(enough, "heartbeats for longer than the idle timeout")
         await client.nothing_more()
 
 
