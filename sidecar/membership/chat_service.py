@@ -154,9 +154,7 @@ class ChatService:
         request = pb.GetMembershipRequest(room_id=key.room_id, account_id=key.account_id)
         try:
             with self._counted("GetMembership"), self._trace_call("GetMembership", metadata) as sent:
-                answer = await self._stub.GetMembership(
-                    request, timeout=self._timeout_seconds, metadata=sent
-                )
+                answer = await self._stub.GetMembership(request, timeout=self._timeout_seconds, metadata=sent)
                 return decoding.membership(answer.membership, key, max_profile_bytes=self._max_profile_bytes)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
