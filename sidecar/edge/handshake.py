@@ -59,13 +59,14 @@ class Drain:
 class _Visitor:
     """What is known of a request while it is judged: for its answer and its log line."""
 
-    __slots__ = ("account_id", "address", "room_id", "trace_id")
+    __slots__ = ("account_id", "address", "room_id", "trace_id", "upgraded")
 
     def __init__(self, trace: str, address: Address) -> None:
         self.trace_id = trace
         self.address = address
         self.room_id: str | None = None
         self.account_id: str | None = None
+        self.upgraded = False
 
 
 class Handshake:
@@ -112,7 +113,8 @@ class Handshake:
         except Refusal as refusal:
             return self._refuse(request, visitor, refusal, begun)
         except Exception as error:  # noqa: BLE001 - a bug of ours: this request fails, no other
-            return self._fail(request, visitor, error, begun)
+            answer = self._fail(request, visitor, error, begun)
+            return None if visitor.upgraded else answer
 
     def answer_error(self, request: Request, error: Exception) -> HTTPResponse:
         """Answer what never reached `answer`: unknown paths and methods, requests that are no HTTP."""
@@ -151,6 +153,7 @@ class Handshake:
         self._hub.check_space(room_id, account_id)
         taken = take_over(request)
         if taken is not None:
+            visitor.upgraded = True  # from here on there is no HTTP to answer with
             transport, received = taken
             self._connections.open(
                 transport,
