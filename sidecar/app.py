@@ -198,8 +198,8 @@ class Sidecar:
         running.push_async_callback(self._chat_service.close)
         await self._directory.start()
         running.push_async_callback(self._directory.close)
+        running.push_async_callback(self._keys.close)  # also where its start is cancelled
         await self._keys.start()
-        running.push_async_callback(self._keys.close)
         running.push_async_callback(self.connections.close)
         running.callback((await serve(self.signaling, signaling)).close)
         self._listening = True

@@ -69,7 +69,7 @@ class Drain:
 class _Visitor:
     """What is known of a request while it is judged: for its answer and its log line."""
 
-    __slots__ = ("account_id", "address", "outcome", "request_id", "room_id", "status", "trace")
+    __slots__ = ("account_id", "address", "outcome", "request_id", "room_id", "status", "trace", "upgraded")
 
     def __init__(self, trace: Trace, address: Address, request_id: str | None) -> None:
         self.trace = trace
@@ -79,6 +79,7 @@ class _Visitor:
         self.outcome = "gone"
         self.room_id: str | None = None
         self.account_id: str | None = None
+        self.upgraded = False
 
 
 class Handshake:
@@ -138,7 +139,8 @@ class Handshake:
         except Refusal as refusal:
             return self._refuse(request, visitor, refusal, begun)
         except Exception as error:  # noqa: BLE001 - a bug of ours: this request fails, no other
-            return self._fail(request, visitor, error, begun)
+            answer = self._fail(request, visitor, error, begun)
+            return None if visitor.upgraded else answer
         finally:
             _end_trace(visitor)
 
@@ -185,6 +187,7 @@ class Handshake:
         self._hub.check_space(room_id, account_id)
         taken = take_over(request)
         if taken is not None:
+            visitor.upgraded = True  # from here on there is no HTTP to answer with
             transport, received = taken
             self._connections.open(
                 transport,

@@ -49,7 +49,11 @@ def _untraced(_method: str, metadata: Metadata) -> AbstractContextManager[Metada
 
 
 _CERTIFICATE_POLL_SECONDS = 5.0
-_NEW_CHANNEL_READY_SECONDS = 5.0
+# A peer that is gone without a word is noticed this long, and the time for a pong, after being asked something. Where
+# nothing is asked gRPC stops pinging, which is what servers that count pings want.
+_KEEPALIVE_SECONDS = 10.0
+_KEEPALIVE_TIMEOUT_SECONDS = 4.0
+_CONNECT_SECONDS = 5.0
 _WATCH_HEADERS_SECONDS = 2.0
 # A stream is begun anew this often, so that it moves on to instances that were started since.
 _WATCH_SECONDS = 3600.0
@@ -65,10 +69,6 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.dns_min_time_between_resolutions_ms", 2000),
-    # A peer that is gone without a word is noticed within 14 s of being asked something. gRPC stops pinging where
-    # nothing is said, which is what servers that count pings want.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 4_000),
     ("grpc.max_receive_message_length", 32 * 1024 * 1024),
     ("grpc.primary_user_agent", "sphere-sidecar"),
 )
@@ -97,9 +97,9 @@ class TlsFiles:
 class ChatService:
     """Implements `service.MembershipService`. Between `start` and `close` it holds one channel.
 
-    Each unary call has `timeout_seconds`, waiting for a connection included; none is repeated here. A lost connection
-    is tried again every 2 s at most. When a TLS file changes, a channel with the new ones takes over as soon as it is
-    connected, and the old one ends after its last call; until then, or where the new files do not work, the old one stays.
+    Each unary call has `timeout_seconds`, waiting for a connection included; none is repeated here. A lost
+    connection is tried again every 2 s at most. When a TLS file changes, a channel with the new ones takes over as
+    soon as it is connected, and the old one ends after its last call. Files that do not work change nothing.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class ChatService:
         on_certificates: OnCertificates = lambda _ca, _cert: None,
         tls: TlsFiles | None = None,
         certificate_poll_seconds: float = _CERTIFICATE_POLL_SECONDS,
+        keepalive_seconds: float = _KEEPALIVE_SECONDS,
     ) -> None:
         self._target = target
         self._timeout_seconds = timeout_seconds
@@ -122,6 +123,7 @@ class ChatService:
         self._on_certificates = on_certificates
         self._tls = tls
         self._certificate_poll_seconds = certificate_poll_seconds
+        self._options = (*_OPTIONS, *_keepalive(keepalive_seconds))
         self._pems: tuple[bytes | None, ...] = ()
         self._follower: asyncio.Task[None] | None = None
         self._watches: set[grpc.aio.Call] = set()
@@ -152,9 +154,7 @@ class ChatService:
         request = pb.GetMembershipRequest(room_id=key.room_id, account_id=key.account_id)
         try:
             with self._counted("GetMembership"), self._trace_call("GetMembership", metadata) as sent:
-                answer = await self._stub.GetMembership(
-                    request, timeout=self._timeout_seconds, metadata=sent
-                )
+                answer = await self._stub.GetMembership(request, timeout=self._timeout_seconds, metadata=sent)
                 return decoding.membership(answer.membership, key, max_profile_bytes=self._max_profile_bytes)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
@@ -189,6 +189,9 @@ class ChatService:
                     yield WatchStarted()
                 async for message in call:
                     yield decoding.event(message, max_profile_bytes=self._max_profile_bytes)
+        except Unavailable:
+            if not call.cancelled():
+                raise
         except grpc.aio.AioRpcError as error:
             match error.code():
                 case grpc.StatusCode.UNIMPLEMENTED:
@@ -233,13 +236,13 @@ class ChatService:
 
     def _open(self, pems: tuple[bytes | None, ...]) -> grpc.aio.Channel:
         if self._tls is None:
-            return grpc.aio.insecure_channel(self._target, options=_OPTIONS)
+            return grpc.aio.insecure_channel(self._target, options=self._options)
         ca, cert, key = pems
         credentials = grpc.ssl_channel_credentials(
             root_certificates=ca, private_key=key, certificate_chain=cert
         )
         named = (("grpc.ssl_target_name_override", self._tls.server_name),) if self._tls.server_name else ()
-        return grpc.aio.secure_channel(self._target, credentials, options=(*_OPTIONS, *named))
+        return grpc.aio.secure_channel(self._target, credentials, options=(*self._options, *named))
 
     def _use(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
@@ -260,22 +263,38 @@ class ChatService:
             if pems == self._pems:
                 continue
             channel = self._open(pems)
-            try:
-                async with asyncio.timeout(_NEW_CHANNEL_READY_SECONDS):
-                    await channel.channel_ready()
-            except TimeoutError:
+            if not await _connects(channel):
                 log.warning("no connection with the new membership certificates, the old ones stay for now")
                 await channel.close()
                 continue
-            except asyncio.CancelledError:
-                await channel.close()
-                raise
             old, self._pems = self._channel, pems
             self._use(channel)
             log.info("membership certificates replaced")
             for watch in tuple(self._watches):
                 watch.cancel()  # its reader resumes on the new channel
             await old.close(grace=self._timeout_seconds)
+
+
+async def _connects(channel: grpc.aio.Channel) -> bool:
+    """Whether the first attempt to connect succeeds, within `_CONNECT_SECONDS`."""
+    waiting = (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING)
+    state = channel.get_state(try_to_connect=True)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            while state in waiting:
+                await channel.wait_for_state_change(state)
+                state = channel.get_state(try_to_connect=True)
+    return state is grpc.ChannelConnectivity.READY
+
+
+def _keepalive(seconds: float) -> tuple[tuple[str, int], ...]:
+    timeout_seconds = min(seconds, _KEEPALIVE_TIMEOUT_SECONDS)
+    return (
+        ("grpc.keepalive_time_ms", int(seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", int(timeout_seconds * 1000)),
+        # Without this one a missing pong is given a minute, whatever the one above says (seen in gRPC 1.85).
+        ("grpc.http2.ping_timeout_ms", int(timeout_seconds * 1000)),
+    )
 
 
 def _unavailable(error: grpc.aio.AioRpcError) -> Unavailable:

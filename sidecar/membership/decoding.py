@@ -9,12 +9,15 @@ from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sidecar._proto.dyson.chat.v1 import membership_pb2 as pb
+from sidecar.guid import canonical_guid
 from sidecar.membership.model import MemberKey, Membership
 from sidecar.membership.service import Changed, CursorMoved, MaybeChanged, WatchEvent
 
 MAX_TEXT_CHARACTERS = 256
 _NO_PROFILE = b"{}"
 _MAX_EXACT_INTEGER = 2.0**53
+_FIRST_SECOND = -62_135_596_800.0  # 0001-01-01T00:00:00Z
+_LAST_SECOND = 253_402_300_799.0  # 9999-12-31T23:59:59Z
 # A Struct takes at most about this many times the bytes of its JSON: a cheap way to see that one is far too big.
 _STRUCT_BYTES_PER_JSON_BYTE = 16
 
@@ -26,7 +29,8 @@ class WrongAnswerError(Exception):
 
 
 def key_of(message: pb.MembershipKey | pb.Membership) -> MemberKey:
-    return MemberKey(_guid(message.room_id), _guid(message.account_id))
+    """Whom the message is about; what is not a GUID becomes empty, which is no one's id."""
+    return MemberKey(canonical_guid(message.room_id) or "", canonical_guid(message.account_id) or "")
 
 
 def membership(message: pb.Membership, key: MemberKey, *, max_profile_bytes: int) -> Membership:
@@ -36,7 +40,7 @@ def membership(message: pb.Membership, key: MemberKey, *, max_profile_bytes: int
         WrongAnswerError: it is another one's.
     """
     account = message.account
-    if key_of(message) != key or (account.id and _guid(account.id) != key.account_id):
+    if key_of(message) != key or (account.id and canonical_guid(account.id) != key.account_id):
         raise WrongAnswerError
     return Membership(
         key=key,
@@ -83,16 +87,9 @@ def event(message: pb.MembershipEvent, *, max_profile_bytes: int) -> WatchEvent:
     return Changed(message.cursor, key, now)
 
 
-def _guid(text: str) -> str:
-    """A GUID in lower case with dashes; any other text as it is, which is no one's id."""
-    text = text.lower()
-    if len(text) == 32:  # noqa: PLR2004 - hex digits
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-    return text
-
-
 def _seconds(time: Timestamp) -> float:
-    return time.seconds + time.nanos / 1e9
+    """Seconds since the epoch, within the years 1 to 9999: "for ever" is often the very end of them, or beyond."""
+    return min(max(time.seconds + time.nanos / 1e9, _FIRST_SECOND), _LAST_SECOND)
 
 
 def _profile(struct: Struct, max_bytes: int) -> bytes:

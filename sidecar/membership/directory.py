@@ -22,7 +22,6 @@ from sidecar.membership.model import (
     TimedOut,
     Unverifiable,
     Updated,
-    rfc3339,
 )
 from sidecar.membership.recent import Answer, RecentAnswers
 from sidecar.membership.service import (
@@ -35,6 +34,7 @@ from sidecar.membership.service import (
     Unavailable,
 )
 from sidecar.membership.watch import ChangeWatch
+from sidecar.rfc3339 import rfc3339
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -90,9 +90,9 @@ class Directory:
     An account may join where its membership is active and not timed out. `admit` and `follow` belong together: what
     `admit` returned is true until the caller next awaits, so room and `follow` are entered in the same tick.
 
-    While the chat service cannot be asked, live keys rest on their last answers; each one whose last answer is older than
-    `stale_seconds` (0: no limit) is told as `Unverifiable`. `on_change` is called synchronously, for followed keys only,
-    and must not raise; `Ended`, `TimedOut` and `Unverifiable` are told again until the key is unfollowed.
+    While the chat service cannot be asked, live keys rest on their last answers; each one whose last answer is older
+    than `stale_seconds` (0: no limit) is told as `Unverifiable`. `on_change` is called synchronously, for followed
+    keys only; `Ended`, `TimedOut` and `Unverifiable` are told again until the key is unfollowed.
     """
 
     def __init__(
@@ -218,11 +218,10 @@ class Directory:
             finally:
                 question.waiting -= 1
                 self._drop_if_done(key, question)
-            if question.doubted:
-                continue
             if isinstance(question.outcome, Unavailable):
                 raise self._unavailable()
-            return question.outcome
+            if not question.doubted:
+                return question.outcome
         raise self._unavailable()
 
     def _put_question(self, key: MemberKey, metadata: Metadata) -> _Question:
@@ -388,8 +387,9 @@ class Directory:
 
     def _recheck_all(self) -> None:
         """Changes may have been missed: give every slot its turn soon."""
-        self._hurried_slots = _SLOTS + 1
-        self._hurry.set()
+        if self._live:
+            self._hurried_slots = _SLOTS + 1
+            self._hurry.set()
 
     async def _recheck_urgent(self) -> None:
         while True:

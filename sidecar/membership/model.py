@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 
@@ -66,12 +64,3 @@ class Unverifiable:
 
 MembershipChange = Ended | TimedOut | Updated | Unverifiable
 """What happened to a member with a live connection."""
-
-_FIRST_SECOND_OF_1 = -62_135_596_800
-_LAST_SECOND_OF_9999 = 253_402_300_799
-
-
-def rfc3339(seconds: float) -> str:
-    """Seconds since the epoch in UTC with `Z`, rounded up; a time beyond the years 1 to 9999 is the nearest in them."""
-    whole = min(max(math.ceil(seconds), _FIRST_SECOND_OF_1), _LAST_SECOND_OF_9999)
-    return datetime.fromtimestamp(whole, UTC).isoformat().removesuffix("+00:00") + "Z"

@@ -25,7 +25,7 @@ class Reason(StrEnum):
     CLOSED = "the sidecar is stopping"
 
 
-class Unavailable(Exception):  # noqa: N818 - a state of the other side, not a fault of ours
+class Unavailable(Exception):
     """The chat service gave no answer that can be used. `detail` is for logs, never for clients."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
@@ -33,11 +33,11 @@ class Unavailable(Exception):  # noqa: N818 - a state of the other side, not a f
         self.reason = reason
 
 
-class WatchUnimplemented(Exception):  # noqa: N818
+class WatchUnimplemented(Exception):
     """The chat service does not tell of changes: re-checks alone notice them."""
 
 
-class CursorTooOld(Exception):  # noqa: N818
+class CursorTooOld(Exception):
     """The stream cannot be resumed where it broke off: changes may have been missed."""
 
 

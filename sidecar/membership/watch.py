@@ -53,7 +53,8 @@ class ChangeWatch:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(await self._read_to_the_end() * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            pause_seconds = await self._read_to_the_end()
+            await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
     async def _read_to_the_end(self) -> float:
         """One stream, from opening to end; returns the seconds after which to open the next."""
