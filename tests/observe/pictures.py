@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import grpc
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ from sidecar.dev.issuer import Issuer
 from tests.chat_service import ChatServiceDouble
 from tests.client.desk import run_browser
 from tests.harness import ROOT, Sidecar, auth_settings, run_sidecar
+from tests.observe.certificates import self_signed
 from tests.observe.load import Load
 from tests.observe.prometheus import Prometheus, run_prometheus
 
@@ -37,9 +39,16 @@ PALETTE = ("#1f6feb", "#c2570c", "#1a7f37", "#8250df", "#bf3989", "#57606a", "#9
 async def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         issuer = Issuer(Path(directory))
-        async with ChatServiceDouble() as chat:
+        certificate, key = self_signed()
+        ca = Path(directory) / "ca.pem"
+        ca.write_bytes(certificate)
+        chat = ChatServiceDouble()
+        credentials = grpc.ssl_server_credentials([(key, certificate)])
+        await chat.start("127.0.0.1:0", credentials=credentials)
+        try:
             settings = auth_settings(issuer) | {
                 "membership_target": chat.target,
+                "membership_tls_ca_file": ca,
                 "membership_recheck_seconds": 2,
                 "membership_cache_seconds": 1,
                 "heartbeat_seconds": 2,
@@ -49,20 +58,22 @@ async def main() -> None:
                 targets = {"sphere-sidecar": [f"127.0.0.1:{sidecar.ops_port}"]}
                 async with run_prometheus(targets, interval_ms=1000) as prometheus:
                     begun = time.time()
-                    await run_load(Load(sidecar, chat, issuer), chat)
+                    await run_load(Load(sidecar, chat, issuer), credentials)
                     await live_page(sidecar)
                     await panels(prometheus, begun + 8, time.time())
+        finally:
+            await chat.stop()
 
 
-async def run_load(load: Load, chat: ChatServiceDouble) -> None:
+async def run_load(load: Load, credentials: grpc.ServerCredentials) -> None:
     """Rooms fill and empty, people signal, some are refused; for a while the chat service is away."""
     rng = random.Random(7)
     await load.fill(2, 2, 3, 4, 6, 8)
     for second in range(SECONDS):
         if second == OUTAGE.start:
-            await chat.stop()
+            await load.chat.stop()
         if second == OUTAGE.stop:
-            await chat.start()
+            await load.chat.start(credentials=credentials)
         async with asyncio.timeout(20):
             await load.talk()
             if second % 3 == 0:
@@ -80,7 +91,7 @@ async def run_load(load: Load, chat: ChatServiceDouble) -> None:
 async def live_page(sidecar: Sidecar) -> None:
     async with run_browser(camera=False) as browser:
         for scheme in ("light", "dark"):
-            context = await browser.new_context(color_scheme=scheme, viewport={"width": 1120, "height": 860})
+            context = await browser.new_context(color_scheme=scheme, viewport={"width": 1120, "height": 740})
             page = await context.new_page()
             await page.goto(f"http://127.0.0.1:{sidecar.ops_port}")
             await page.locator("svg polyline").first.wait_for()
@@ -102,16 +113,13 @@ async def panels(prometheus: Prometheus, start: float, end: float) -> None:
         plots = [panel for panel in shown if panel["type"] == "timeseries"]
         numbers = [panel for panel in shown if panel["type"] == "stat"]
         lines = -(-len(plots) // 3)
-        figure = plt.figure(figsize=(11, 2.5 * lines + (1 if numbers else 0)), dpi=80, layout="constrained")
-        grid = figure.add_gridspec(
-            lines + bool(numbers), 24, height_ratios=[0.4] * bool(numbers) + [1] * lines
-        )
-        for place, panel in enumerate(numbers):
-            axes = figure.add_subplot(grid[0, 3 * place : 3 * place + 3])
-            await draw_number(axes, prometheus, panel, start, end)
-        for place, panel in enumerate(plots):
-            line, column = divmod(place, 3)
-            axes = figure.add_subplot(grid[line + bool(numbers), 8 * column : 8 * column + 8])
+        figure = plt.figure(figsize=(11, 2.6 * lines + bool(numbers)), dpi=80, layout="constrained")
+        below = figure
+        if numbers:
+            above, below = figure.subfigures(2, 1, height_ratios=(1, 2.6 * lines))
+            for axes, panel in zip(above.subplots(1, len(numbers)), numbers, strict=True):
+                await draw_number(axes, prometheus, panel, start, end)
+        for axes, panel in zip(below.subplots(lines, 3).flat, plots, strict=True):
             await draw_plot(axes, prometheus, panel, start, end)
         name = title.lower().replace(" and ", " ").replace(" ", "-")
         figure.savefig(DOCS / f"dashboard-{name}.png")
@@ -152,16 +160,11 @@ async def draw_plot(axes: Axes, prometheus: Prometheus, panel: dict, start: floa
     for target in panel["targets"]:
         for labels, points in await ask(prometheus, target, start, end):
             legend = target["legendFormat"]
-            for name, value in labels.items():
-                legend = legend.replace(f"{{{{{name}}}}}", value[:8] if name == "room" else value)
-            times = [at - start for at, _ in points]
-            axes.plot(
-                times,
-                [value for _, value in points],
-                color=PALETTE[number % len(PALETTE)],
-                lw=1,
-                label=legend,
-            )
+            shown = labels | {"instance": "replica-0", "room": labels.get("room", "")[:8]}
+            for name, value in shown.items():
+                legend = legend.replace(f"{{{{{name}}}}}", value)
+            times, values = with_gaps(points, start)
+            axes.plot(times, values, color=PALETTE[number % len(PALETTE)], lw=1, label=legend)
             number += 1
     axes.set_title(panel["title"], fontsize=9, loc="left")
     axes.set_ylim(bottom=0)
@@ -170,7 +173,26 @@ async def draw_plot(axes: Axes, prometheus: Prometheus, panel: dict, start: floa
     unit = {"s": "seconds", "ops": "per second", "Bps": "bytes per second", "bytes": "bytes"}
     axes.set_ylabel(unit.get(panel["fieldConfig"]["defaults"]["unit"], ""), fontsize=7)
     if number:
-        axes.legend(fontsize=6, frameon=False, loc="upper left", ncols=2 if number > 4 else 1)
+        axes.legend(
+            fontsize=6,
+            frameon=False,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.1),
+            ncols=2 if "{{method}}" in panel["targets"][0]["legendFormat"] else 3,
+        )
+
+
+def with_gaps(points: list[tuple[float, float]], start: float) -> tuple[list[float], list[float]]:
+    """Seconds since `start` and values; nothing is drawn where a series had no value."""
+    times: list[float] = []
+    values: list[float] = []
+    for at, value in points:
+        if times and at - start - times[-1] > 1.5:
+            times.append(times[-1] + 1)
+            values.append(float("nan"))
+        times.append(at - start)
+        values.append(value)
+    return times, values
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ async def test_people_can_read_it_by_day_by_night_and_on_a_phone(start, chat, is
             await page.goto(address)
             await page.get_by_text("2 of 10,000 connections").wait_for()
             text = await page.inner_text("body")
-            for shown in ("Signals per second", "asked as needed", "TOKEN_EXPIRED", next(iter(load.people))):
+            for shown in ("Signals a second", "asked as needed", "TOKEN_EXPIRED", next(iter(load.people))):
                 assert shown in text
             assert "127.0.0.1" not in text
             assert await page.locator("svg polyline").count() == 6
