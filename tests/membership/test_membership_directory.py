@@ -453,3 +453,50 @@ async def test_the_cache_is_bounded_and_strangers_do_not_push_members_out(chat):
         assert len(program.directory._denied) == 10
         await program.directory.admit(key)
         assert program.cache[-1] == "allowed"
+
+
+async def test_an_answer_asked_for_before_an_event_does_not_undo_it(chat):
+    key = new_key()
+    chat.allow(*key)
+    async with running(chat.target) as program:
+        await until(lambda: chat.watching)
+        await program.join(key)
+        chat.delay_seconds = 0.3
+        chat.answer_instead(*key, chat.allow(*key, nick="Old"))
+        program.directory.recheck_now(key)
+        await until(lambda: chat.calls["BatchGetMemberships"])
+        chat.allow(*key, nick="New", tell=True)
+        await until(lambda: program.requests["BatchGetMemberships", "OK"])
+        await asyncio.sleep(0)
+        assert [change.membership.nick for _, change in program.told] == ["New"]
+
+
+async def test_an_answer_asked_for_before_a_hint_does_not_count(chat):
+    key = new_key()
+    chat.allow(*key)
+    async with running(chat.target) as program:
+        await program.join(key)
+        chat.delay_seconds = 0.3
+        chat.answer_instead(*key, chat.allow(*key, nick="Old"))
+        program.directory.recheck_now(key)
+        await until(lambda: chat.calls["BatchGetMemberships"])
+        program.directory.recheck_now(key)
+        await until(lambda: chat.calls["BatchGetMemberships"] == 2)
+        assert not program.told
+        await until(lambda: program.told)
+        assert program.requests["BatchGetMemberships", "OK"] == 2
+
+
+async def test_a_live_connection_let_in_from_the_cache_is_as_stale_as_its_answer(chat):
+    key = new_key()
+    chat.allow(*key)
+    async with running(chat.target, recheck_seconds=0.2, stale_seconds=25) as program:
+        await program.directory.admit(key)
+        chat.fail(UNAVAILABLE)
+        program.clock.now += 20
+        await program.join(key)
+        await until(lambda: program.directory.stale)
+        assert not program.told
+        program.clock.now += 6
+        await until(lambda: program.told)
+        assert program.told[0] == (key, Unverifiable())
