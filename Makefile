@@ -1,6 +1,7 @@
 # make run   sets everything up and starts the sidecar with sample rooms and people
 # make test  sets everything up and runs every test
 # make check lint, types, import directions, generated code in sync
+# make image-check builds the container image on a Debian made here, and starts it
 
 UV_VERSION := 0.13.9
 PYTHON ?= python3
@@ -9,12 +10,13 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 BIN := .venv/bin
 
-.PHONY: run test check fmt proto clean
+.PHONY: run test check fmt proto image-check clean
 
 run: .venv/.synced
 	@$(BIN)/python -m sidecar dev
 
 test: .venv/.synced
+	@tests/prerequisites.sh
 	@$(BIN)/pytest
 
 check: .venv/.synced
@@ -22,7 +24,8 @@ check: .venv/.synced
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	cd protos && ../$(BIN)/buf lint
+	$(BIN)/buf lint protos
+	$(BIN)/python protos/generate.py --check
 
 fmt: .venv/.synced
 	$(BIN)/ruff check --fix
@@ -41,6 +44,9 @@ proto: .venv/.synced
 .venv/.synced: .uv/bin/uv pyproject.toml uv.lock
 	@.uv/bin/uv sync --quiet --frozen --all-extras --python $(PYTHON)
 	@touch $@
+
+image-check: .venv/.synced
+	@$(BIN)/python -m image.check
 
 clean:
 	rm -rf .venv .uv .dev

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
-from sanic.server import AsyncioServer
-from structlog.typing import FilteringBoundLogger
+from structlog.stdlib import BoundLogger
 
 import sidecar
 from sidecar.auth.keys import REFRESH_RESULTS, KeyRing
@@ -21,10 +22,15 @@ from sidecar.edge.address import Proxies
 from sidecar.edge.handshake import Drain, Handshake
 from sidecar.edge.limits import HandshakeLimits
 from sidecar.edge.listener import listen, serve, signaling_app
+from sidecar.edge.live_page import add_live_page
 from sidecar.edge.ops import ops_app
 from sidecar.membership.chat_service import CODES, METHODS, ChatService, TlsFiles
 from sidecar.membership.directory import CACHE_RESULTS, Directory
+from sidecar.observe import logs, tracing
+from sidecar.observe.certificates import lives
+from sidecar.observe.history import History
 from sidecar.observe.metrics import Metrics
+from sidecar.observe.refusals import Refusals
 from sidecar.signaling.envelope import Dialect
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.replies import IceServer
@@ -38,15 +44,24 @@ STOP_SECONDS = 1.0
 class Sidecar:
     """One sidecar: its parts wired, and their life from the first socket to the last byte."""
 
-    def __init__(self, settings: Settings, log: FilteringBoundLogger) -> None:
+    def __init__(self, settings: Settings, log: BoundLogger) -> None:
         self.settings = settings
         self._log = log
-        self._servers: list[AsyncioServer] = []
+        self._running = AsyncExitStack()
+        self._listening = False
+        self.address = self.ops_address = ""
+        """Where the listeners are, `host:port`, once started."""
+        self.on_started: Callable[[], None] = lambda: None
         self._drained: asyncio.Task[None] | None = None
+        self._tracer, untraceable = tracing.from_environment(os.environ)
+        if untraceable is not None:
+            log.warning(untraceable)
+        refusals = Refusals()
         metrics = Metrics(
             max_rooms=settings.metrics_max_rooms,
             room_label=settings.metrics_room_label == "on",
             connections_limit=settings.max_connections,
+            refusals=refusals,
         )
         metrics.expect(methods=METHODS, codes=CODES, cache=CACHE_RESULTS, refreshes=REFRESH_RESULTS)
         self._keys = KeyRing(
@@ -72,6 +87,10 @@ class Sidecar:
             timeout_seconds=settings.membership_timeout_ms / 1000,
             max_profile_bytes=settings.max_profile_bytes,
             on_request=metrics.membership_request,
+            trace_call=self._tracer.call,
+            on_certificates=lambda ca, cert: metrics.certificates(
+                lives(membership_ca=ca, membership_client=cert)
+            ),
         )
         self._directory = Directory(
             service=self._chat_service,
@@ -85,7 +104,7 @@ class Sidecar:
         hub = Hub(
             bus=LocalBus(),
             schedule=lambda flush: asyncio.get_running_loop().call_soon(flush),
-            instruments=metrics,
+            instruments=self._tracer.beside(metrics),
             counters=metrics.rooms,
             max_room_connections=settings.max_room_connections,
             max_connections_per_account=settings.max_connections_per_account,
@@ -102,7 +121,11 @@ class Sidecar:
             clock=time.time,
         )
         metrics.watch(
-            hub=hub, connections=lambda: len(self.connections.by_id), stale=lambda: self._directory.stale
+            hub=hub,
+            connections=lambda: len(self.connections.by_id),
+            unsent_bytes=lambda: self.connections.backlog.bytes,
+            stale=lambda: self._directory.stale,
+            breaker_open=lambda: self._directory.breaker_open,
         )
         self._drain = Drain(on_begin=metrics.draining)
         handshake = Handshake(
@@ -123,12 +146,20 @@ class Sidecar:
             connections=self.connections,
             drain=self._drain,
             observer=metrics,
+            witness=refusals,
+            tracer=self._tracer,
             log=log,
         )
         self.signaling = signaling_app(handshake=handshake, mount_prefixes=settings.mount_prefixes)
+        self._history = History(metrics=metrics, refusals=refusals)
         self.ops = ops_app(
-            registry=metrics.registry, why_not_ready=self._why_not_ready, begin_drain=self._begin_drain
+            metrics=metrics.page,
+            why_not_ready=self._why_not_ready,
+            begin_drain=self._begin_drain,
+            set_log_level=logs.set_level,
         )
+        if settings.ops_page:
+            add_live_page(self.ops, state=self._history.state)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, drain, stop. A second signal cuts the drain short.
@@ -147,6 +178,7 @@ class Sidecar:
             loop.add_signal_handler(number, on_signal)
         try:
             await self.start()
+            self.on_started()
             await asked.wait()
             await self._drain_until(asked_again)
         finally:
@@ -154,34 +186,40 @@ class Sidecar:
 
     async def start(self) -> None:
         """Listen, load the keys, and begin to follow memberships. Needs no network: readiness waits for the keys."""
-        settings = self.settings
-        signaling, ops = listen(settings.host, settings.port), listen(settings.ops_host, settings.ops_port)
-        self._servers.append(await serve(self.ops, ops))
+        settings, running = self.settings, self._running
+        signaling = running.enter_context(listen(settings.host, settings.port))
+        ops = running.enter_context(listen(settings.ops_host, settings.ops_port))
+        running.push_async_callback(self._tracer.close)
+        if settings.ops_page:
+            self._history.start()
+            running.push_async_callback(self._history.close)
+        running.callback((await serve(self.ops, ops)).close)
         await self._chat_service.start()
+        running.push_async_callback(self._chat_service.close)
         await self._directory.start()
+        running.push_async_callback(self._directory.close)
+        running.push_async_callback(self._keys.close)  # also where its start is cancelled
         await self._keys.start()
-        self._servers.append(await serve(self.signaling, signaling))
+        running.push_async_callback(self.connections.close)
+        running.callback((await serve(self.signaling, signaling)).close)
+        self._listening = True
+        self.address, self.ops_address = _name(signaling), _name(ops)
         gc.freeze()  # what is here now stays: no collection need look at it again
         self._log.info(
             "started",
             version=sidecar.__version__,
-            signaling=_name(signaling),
-            ops=_name(ops),
+            signaling=self.address,
+            ops=self.ops_address,
             keys=str(settings.jwt_public_key_file or settings.jwt_jwks_file or settings.jwt_jwks_url),
             membership=settings.membership_target,
         )
 
     async def stop(self) -> None:
-        """Close the listeners and cut what is left."""
-        for server in self._servers:
-            server.close()
+        """Close the listener, cut what is left, and end every part that was started."""
         if self._drained is not None:
             self._drained.cancel()
             await asyncio.gather(self._drained, return_exceptions=True)
-        await self.connections.close()
-        await self._directory.close()
-        await self._chat_service.close()
-        await self._keys.close()
+        await self._running.aclose()
         self._log.info("stopped")
 
     def _why_not_ready(self) -> str | None:
@@ -189,7 +227,7 @@ class Sidecar:
             return "draining"
         if not self._keys.loaded:
             return "no token keys loaded yet"
-        if len(self._servers) < len(("ops", "signaling")):
+        if not self._listening:
             return "not listening yet"
         return None
 
@@ -243,7 +281,7 @@ def _membership_tls(settings: Settings) -> TlsFiles | None:
     return files if any((files.ca, files.cert, files.server_name)) else None
 
 
-def _warn_once(log: FilteringBoundLogger) -> Callable[[str], None]:
+def _warn_once(log: BoundLogger) -> Callable[[str], None]:
     warned = False
 
     def warn(peer: str) -> None:

@@ -72,8 +72,15 @@ def _readable_file(value: Path | None) -> Path | None:
 def _http_url(value: str | None) -> str | None:
     if value is None:
         return None
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
+    try:
+        parts = urlsplit(value)
+        good = (
+            parts.scheme in {"http", "https"} and parts.hostname and not parts.username and not parts.password
+        )
+        _ = parts.port, (parts.hostname or "").encode("idna")  # raise where they are none
+    except ValueError:
+        good = False
+    if not good:
         raise ValueError("an http or https URL without a password in it")
     return value
 
@@ -114,6 +121,7 @@ class Settings(BaseModel):
     port: Port = 8080
     ops_host: Word = "0.0.0.0"  # noqa: S104
     ops_port: Port = 9464
+    ops_page: bool = False
     mount_prefixes: Annotated[
         tuple[Annotated[str, AfterValidator(_mount_prefix)], ...],
         Field(min_length=1),

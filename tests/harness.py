@@ -71,6 +71,7 @@ class Client:
     def __init__(self, ws: ClientConnection) -> None:
         self.ws = ws
         self.welcome: dict = {}
+        self.account = ""
 
     @property
     def connection_id(self) -> str:

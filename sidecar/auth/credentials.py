@@ -18,7 +18,7 @@ _LIST_SEPARATOR = re.compile(r"[ \t]*,[ \t]*")  # RFC 9110 5.6.1
 class Headers(Protocol):
     """Request headers by name in any letter case: Sanic's, multidict's."""
 
-    def getall(self, name: str, default: list[str]) -> list[str]: ...
+    def getall(self, name: str, default: list[str], /) -> list[str]: ...
 
 
 class Source(Enum):
@@ -40,7 +40,7 @@ class Credential:
 
 
 def find_credential(headers: Headers, query_token: str | None, cookie_token: str | None) -> Credential | None:
-    """The first token in the contract's order; an empty value or another scheme is passed over."""
+    """The first token in that order; an empty value or another scheme is passed over."""
     for name in _AUTHORIZATION_HEADERS:
         for value in headers.getall(name, []):
             found = _from_authorization(value)

@@ -34,7 +34,7 @@ def decode_compact(token: str) -> Jws:
 
     Raises:
         Malformed: over `MAX_TOKEN_BYTES`, not three segments of canonical base64url (no padding, no stray
-            bits), no signature, a header that is not an object with unique names, `crit` or `b64` in it.
+            bits), a header that is not an object with unique names, `crit` or `b64` in it.
     """
     if len(token) > MAX_TOKEN_BYTES:
         raise Malformed(f"longer than {MAX_TOKEN_BYTES} bytes")
@@ -51,15 +51,12 @@ def decode_compact(token: str) -> Jws:
         raise Malformed("alg is not a string")
     if kid is not None and not isinstance(kid, str):
         raise Malformed("kid is not a string")
-    signature = _decode_segment(segments[2])
-    if not signature:
-        raise Malformed("no signature")
     return Jws(
         algorithm=algorithm,
         kid=kid,
         signing_input=encoded[: encoded.rindex(b".")],
         payload=_decode_segment(segments[1]),
-        signature=signature,
+        signature=_decode_segment(segments[2]),
     )
 
 

@@ -110,6 +110,7 @@ class KeyRing:
         first = self._begin_flight()
         await asyncio.wait({first}, timeout=self._start_deadline_seconds)
         if self._is_file and not self.loaded:
+            await self.close()
             raise BadKeys(self._problem or f"{self._source.name}: could not be read in time")
         self._follower = asyncio.create_task(self._follow(first), name="follow keys")
 
@@ -153,9 +154,8 @@ class KeyRing:
             began = time.monotonic()
             await asyncio.wait({flight})
             # From beginning to beginning: a slow answer must not let a removed key live longer.
-            pause = (
-                self._retry_seconds() if self._failures else began + self._interval_seconds - time.monotonic()
-            )
+            due = began + self._interval_seconds - time.monotonic()
+            pause = self._retry_seconds() if self._failures else due
             # Spread, so that replicas do not ask together, but only ever early.
             await asyncio.sleep(pause * random.uniform(0.75, 0.95))  # noqa: S311 - not a secret
             flight = self._begin_flight()

@@ -114,8 +114,7 @@ class _Answer:
         try:
             self._parser.feed_data(chunk)
         except httptools.HttpParserError:
-            if not self.complete:
-                raise Unreachable("an answer that is not HTTP") from None
+            raise Unreachable("an answer that is not HTTP") from None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"content-encoding":

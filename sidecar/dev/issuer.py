@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import jwt
@@ -20,7 +21,8 @@ DEFAULT_TTL_SECONDS = 300
 class Issuer:
     """Signs tokens with the key pair in `directory`, made when first needed."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
         self._private_file = directory / "jwt-private.pem"
         self.public_file = directory / "jwt-public.pem"
         if not self._private_file.exists() or not self.public_file.exists():
@@ -39,7 +41,7 @@ class Issuer:
         session_id: str | None = None,
     ) -> str:
         """A token as the network's issuer writes it. `ttl_seconds` None: without `exp`, as API keys may be."""
-        now = time.time()
+        now = self.clock()
         claims: dict[str, object] = {
             "iss": ISSUER,
             "aud": [AUDIENCE],

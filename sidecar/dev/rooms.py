@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
@@ -90,3 +91,12 @@ def _strangers(sample: Sample) -> list[str]:
         for name in table.members
         if name not in sample.people
     ]
+
+
+def state_of(member: Member) -> str:
+    """Why a member of the sample file may not join, or `active`."""
+    if member.role == "suspended":
+        return "suspended"
+    if member.timeout_until is not None and member.timeout_until > datetime.now(UTC):
+        return "timed out"
+    return "active"

@@ -52,7 +52,7 @@ _SPELLING = {
         b"toConnection",
         b"senderAccountId",
         b"senderConnectionId",
-        b"sender_info",
+        b"senderInfo",
     ),
     Dialect.GUIDE_CLIENT: (
         b"signaling",

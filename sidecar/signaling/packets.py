@@ -115,8 +115,10 @@ def decode(payload: bytes) -> Packet:
     inner = _decode_object(outer.data)
     if inner.type in _ENVELOPES:
         raise PacketError(PacketErrorCode.INVALID_MESSAGE, f"{inner.type} inside {outer.type}")
-    inner.to = inner.to or outer.to
-    inner.to_connection = inner.to_connection or outer.to_connection
+    if inner.to is None:
+        inner.to = outer.to
+    if inner.to_connection is None:
+        inner.to_connection = outer.to_connection
     return _packet(outer.data, inner)
 
 

@@ -149,30 +149,9 @@ def test_a_time_may_be_a_number_or_a_number_in_a_string(claim, form):
 @pytest.mark.parametrize(
     "literal",
     [
-        '"soon"',
-        '""',
-        '" 1800000000"',
-        '"1.8e9"',
-        '"1800000000\\n"',
-        '"inf"',
-        '"nan"',
-        '"0x1"',
-        '"1_0"',
-        '"١٨"',
-        "true",
-    ]
-    + [
-        "false",
-        "null",
-        "[]",
-        "[1800000000]",
-        "{}",
-        "1e999",
-        "-1e999",
-        "1e300",
-        "9" * 400,
-        '"' + "9" * 400 + '"',
-        "NaN",
+        *('"soon"', '""', '" 1800000000"', '"1.8e9"', '"1800000000\\n"', '"inf"', '"nan"', '"0x1"', '"1_0"'),
+        *('"\u0661\u0668"', "true", "false", "null", "[]", "[1800000000]", "{}", "NaN", "1e999", "-1e999"),
+        *("1e300", "9" * 400, '"' + "9" * 400 + '"'),
     ],
 )
 def test_a_time_of_another_shape_is_refused(claim, literal):
@@ -198,7 +177,7 @@ def test_every_form_of_a_guid_is_one_account(account, form, case):
 @example("0f8fad5bd9cb-469f-a165-70867728950e")
 @example("0f8fad5b-d9cb469fa16570867728950e")
 @example("0f8fad5bd9cb469fa16570867728950")
-@example("٠f8fad5b-d9cb-469f-a165-70867728950e")
+@example("\u0660f8fad5b-d9cb-469f-a165-70867728950e")
 def test_a_sub_of_another_shape_is_refused(sub):
     try:
         is_guid = sub.isascii() and sub.lower() in {str(uuid.UUID(sub)), uuid.UUID(sub).hex}

@@ -5,6 +5,7 @@ import ssl
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from auth_issuer import AUDIENCE, ISSUER, b64, eventually, jwk, jwks, live_claims, pem, private_key, sign
@@ -76,7 +77,7 @@ def test_exactly_one_source_is_expected(sources):
 
 
 @pytest.mark.parametrize("kind", ["public_key_file", "jwks_file"])
-@pytest.mark.parametrize("content", [b"", b"garbage", b'{"keys":[]}', b"x" * (MAX_DOCUMENT_BYTES + 1), None])
+@pytest.mark.parametrize("content", [b"", b"garbage", b'{"keys":[]}', None])
 async def test_a_file_that_cannot_be_used_stops_the_start_in_words(tmp_path, kind, content):
     file = tmp_path / "keys"
     if content is not None:
@@ -85,6 +86,14 @@ async def test_a_file_that_cannot_be_used_stops_the_start_in_words(tmp_path, kin
         async with following(**{kind: file}):
             pass
     assert len(str(caught.value)) > len(f"{file}: ")
+
+
+async def test_a_file_over_the_limit_is_refused(tmp_path):
+    file = tmp_path / "keys.pem"
+    file.write_bytes(pem(FIRST) + b"\n" * MAX_DOCUMENT_BYTES)
+    with pytest.raises(BadKeys, match="over 262144 bytes"):
+        async with following(public_key_file=file):
+            pass
 
 
 async def test_the_request_is_one_a_jwks_endpoint_understands():
@@ -105,22 +114,34 @@ async def test_a_url_that_is_down_does_not_fail_the_start_and_is_taken_up_when_i
             assert await accepts(ring, FIRST)
 
 
-async def test_a_url_that_never_answers_is_waited_for_shortly():
-    answered = asyncio.Event()
+async def test_a_start_waits_only_shortly_for_a_url_that_never_answers():
+    never = asyncio.Event()
 
     async def silent(_writer):
-        await answered.wait()
+        await never.wait()
+
+    async with serving() as server, asyncio.timeout(10):
+        server.misbehave = silent
+        async with following(
+            jwks_url=server.url, start_deadline_seconds=0.05, read_deadline_seconds=NEVER
+        ) as ring:
+            assert not ring.loaded
+            assert ring.results == []
+        never.set()
+
+
+async def test_a_fetch_that_never_ends_is_given_up():
+    never = asyncio.Event()
+
+    async def silent(_writer):
+        await never.wait()
 
     async with serving() as server:
         server.misbehave = silent
-        async with following(
-            jwks_url=server.url, start_deadline_seconds=0.05, read_deadline_seconds=0.2
-        ) as ring:
-            assert not ring.loaded
-            await eventually(lambda: ring.results)
+        async with following(jwks_url=server.url, read_deadline_seconds=0.05) as ring:
             assert ring.results == [RefreshResult.UNREACHABLE]
-            assert "no answer within 0.2 s" in ring.problems[0]
-        answered.set()
+            assert "no answer within 0.05 s" in ring.problems[0]
+        never.set()
 
 
 async def test_a_port_nobody_listens_on_is_told():
@@ -195,15 +216,17 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_the_last_good_set_is_kept_while_the_endpoint_misbehaves(fault):
     changes, result = FAULTS[fault]
-    async with serving(jwks(jwk(FIRST, "first"))) as server:
-        async with following(jwks_url=server.url, refresh_seconds=0.02, read_deadline_seconds=0.2) as ring:
-            vars(server).update(changes)
-            await eventually(lambda: result in ring.results)
-            assert kids(ring) == {"first"}
-            assert await accepts(ring, FIRST)
-            assert not await accepts(ring, SECOND, kid="second")
-            vars(server).update(status="200 OK", headers="", misbehave=None, body=GOOD)
-            await eventually(lambda: kids(ring) == {"second"})
+    async with (
+        serving(jwks(jwk(FIRST, "first"))) as server,
+        following(jwks_url=server.url, refresh_seconds=0.02, read_deadline_seconds=0.2) as ring,
+    ):
+        vars(server).update(changes)
+        await eventually(lambda: result in ring.results)
+        assert kids(ring) == {"first"}
+        assert await accepts(ring, FIRST)
+        assert not await accepts(ring, SECOND, kid="second")
+        vars(server).update(status="200 OK", headers="", misbehave=None, body=GOOD)
+        await eventually(lambda: kids(ring) == {"second"})
     assert set(ring.results) <= set(REFRESH_RESULTS)
 
 
@@ -257,9 +280,9 @@ async def test_https_is_verified_against_the_systems_authorities(tmp_path, monke
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
     async with serving(jwks(jwk(FIRST, "first")), tls=tls) as server:
-        async with following(jwks_url=server.url) as ring:
-            assert ring.results == [RefreshResult.UNREACHABLE]
-            assert "TLS" in ring.problems[0]
+        async with following(jwks_url=server.url) as stranger:
+            assert stranger.results == [RefreshResult.UNREACHABLE]
+            assert "TLS" in stranger.problems[0]
             assert server.requests == []
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         async with following(jwks_url=server.url) as ring:
@@ -267,55 +290,61 @@ async def test_https_is_verified_against_the_systems_authorities(tmp_path, monke
 
 
 async def test_a_failure_is_reported_each_time_and_told_once():
-    async with serving(b"garbage") as server:
-        async with following(jwks_url=server.url, refresh_seconds=0.01) as ring:
-            await eventually(lambda: len(ring.results) > 3)
-            assert set(ring.results) == {RefreshResult.UNUSABLE}
-            assert len(ring.problems) == 1
-            server.body = b'{"keys":[]}'
-            await eventually(lambda: len(ring.problems) == 2)
+    async with (
+        serving(b"garbage") as server,
+        following(jwks_url=server.url, refresh_seconds=0.01) as ring,
+    ):
+        await eventually(lambda: len(ring.results) > 3)
+        assert set(ring.results) == {RefreshResult.UNUSABLE}
+        assert len(ring.problems) == 1
+        server.body = b'{"keys":[]}'
+        await eventually(lambda: len(ring.problems) == 2)
 
 
 async def test_rotation_with_overlap_refuses_no_good_token_while_verifying_constantly():
-    async with serving(jwks(jwk(FIRST, "0"))) as server:
-        async with following(jwks_url=server.url, refresh_seconds=0.03) as ring:
-            signer, refused, verified, over = FIRST, 0, 0, False
+    async with (
+        serving(jwks(jwk(FIRST, "0"))) as server,
+        following(jwks_url=server.url, refresh_seconds=0.03) as ring,
+    ):
+        signer, refused, verified, over = FIRST, 0, 0, False
 
-            async def verify_constantly():
-                nonlocal refused, verified
-                while not over:
-                    good = await accepts(ring, signer, jti=str(verified))
-                    refused, verified = refused + (not good), verified + 1
-                    await asyncio.sleep(0)
+        async def verify_constantly():
+            nonlocal refused, verified
+            while not over:
+                good = await accepts(ring, signer, jti=str(verified))
+                refused, verified = refused + (not good), verified + 1
+                await asyncio.sleep(0)
 
-            verifying = asyncio.create_task(verify_constantly())
-            for rotation in range(1, 9):
-                old, new = (FIRST, SECOND) if rotation % 2 else (SECOND, FIRST)
-                old_kid, new_kid = str(rotation - 1), str(rotation)
-                server.body = jwks(jwk(old, old_kid), jwk(new, new_kid))
-                await eventually(lambda expected={old_kid, new_kid}: kids(ring) == expected)
-                signer = new
-                signed_by_new = verified + 20
-                await eventually(lambda enough=signed_by_new: verified > enough)
-                server.body = jwks(jwk(new, new_kid))
-                await eventually(lambda expected={new_kid}: kids(ring) == expected)
-            over = True
-            await verifying
-            assert refused == 0
-            assert verified > 160
+        verifying = asyncio.create_task(verify_constantly())
+        for rotation in range(1, 9):
+            old, new = (FIRST, SECOND) if rotation % 2 else (SECOND, FIRST)
+            old_kid, new_kid = str(rotation - 1), str(rotation)
+            server.body = jwks(jwk(old, old_kid), jwk(new, new_kid))
+            await eventually(lambda expected={old_kid, new_kid}: kids(ring) == expected)
+            signer = new
+            signed_by_new = verified + 20
+            await eventually(lambda enough=signed_by_new: verified > enough)
+            server.body = jwks(jwk(new, new_kid))
+            await eventually(lambda expected={new_kid}: kids(ring) == expected)
+        over = True
+        await verifying
+        assert refused == 0
+        assert verified > 160
 
 
 async def test_a_removed_key_is_refused_after_the_refresh_and_the_other_is_not():
-    async with serving(jwks(jwk(FIRST, "first"), jwk(SECOND, "second"))) as server:
-        async with following(jwks_url=server.url, refresh_seconds=0.02) as ring:
-            remembered = sign(live_claims(), FIRST)
+    async with (
+        serving(jwks(jwk(FIRST, "first"), jwk(SECOND, "second"))) as server,
+        following(jwks_url=server.url, refresh_seconds=0.02) as ring,
+    ):
+        remembered = sign(live_claims(), FIRST)
+        await ring.verifier.verify(remembered, bot=False)
+        server.body = jwks(jwk(SECOND, "second"))
+        await eventually(lambda: kids(ring) == {"second"})
+        with pytest.raises(Refusal):
             await ring.verifier.verify(remembered, bot=False)
-            server.body = jwks(jwk(SECOND, "second"))
-            await eventually(lambda: kids(ring) == {"second"})
-            with pytest.raises(Refusal):
-                await ring.verifier.verify(remembered, bot=False)
-            assert not await accepts(ring, FIRST)
-            assert await accepts(ring, SECOND)
+        assert not await accepts(ring, FIRST)
+        assert await accepts(ring, SECOND)
 
 
 async def test_a_new_key_is_accepted_by_the_first_token_that_needs_it():
@@ -347,21 +376,25 @@ async def test_ten_thousand_random_kids_cost_one_fetch_per_cool_down():
 
 
 async def test_after_the_cool_down_the_source_is_asked_again():
-    async with serving(jwks(jwk(FIRST, "first"))) as server:
-        async with following(jwks_url=server.url, cooldown_seconds=0.05) as ring:
-            assert not await accepts(ring, SECOND)
-            server.body = GOOD
-            async with asyncio.timeout(10):
-                while not await accepts(ring, SECOND):
-                    await asyncio.sleep(0.005)
+    async with (
+        serving(jwks(jwk(FIRST, "first"))) as server,
+        following(jwks_url=server.url, cooldown_seconds=0.05) as ring,
+    ):
+        assert not await accepts(ring, SECOND)
+        server.body = GOOD
+        async with asyncio.timeout(10):
+            while not await accepts(ring, SECOND):
+                assert await accepts(ring, FIRST)
 
 
 async def test_a_standing_mismatch_of_kids_costs_no_fetch():
-    async with serving(jwks(jwk(FIRST, "thumbprint"))) as server:
-        async with following(jwks_url=server.url, cooldown_seconds=0.0) as ring:
-            for number in range(200):
-                assert await accepts(ring, FIRST, kid="solar-network", jti=str(number))
-            assert len(server.requests) == 1
+    async with (
+        serving(jwks(jwk(FIRST, "thumbprint"))) as server,
+        following(jwks_url=server.url, cooldown_seconds=0.0) as ring,
+    ):
+        for number in range(200):
+            assert await accepts(ring, FIRST, kid="solar-network", jti=str(number))
+        assert len(server.requests) == 1
 
 
 async def test_a_handshake_that_goes_away_does_not_end_the_fetch_for_the_others():
@@ -384,7 +417,7 @@ async def test_a_handshake_that_goes_away_does_not_end_the_fetch_for_the_others(
         assert len(server.requests) == 2
 
 
-async def test_a_token_that_joins_an_older_fetch_still_gets_one_of_its_own():
+async def test_tokens_that_join_an_older_fetch_still_get_one_of_their_own():
     asked, answer = asyncio.Event(), asyncio.Event()
 
     async def old_answer(writer):
@@ -394,14 +427,16 @@ async def test_a_token_that_joins_an_older_fetch_still_gets_one_of_its_own():
         server.body = GOOD
         writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + jwks(jwk(FIRST, "first")))
 
-    async with serving(jwks(jwk(FIRST, "first"))) as server:
-        async with following(jwks_url=server.url, refresh_seconds=0.02) as ring:
-            server.misbehave = old_answer
-            await asyncio.wait_for(asked.wait(), 10)
-            joining = asyncio.create_task(accepts(ring, SECOND))
-            await asyncio.sleep(0)
-            answer.set()
-            assert await joining
+    async with (
+        serving(jwks(jwk(FIRST, "first"))) as server,
+        following(jwks_url=server.url, refresh_seconds=0.02) as ring,
+    ):
+        server.misbehave = old_answer
+        await asyncio.wait_for(asked.wait(), 10)
+        joining = [asyncio.create_task(accepts(ring, SECOND, jti=str(n))) for n in range(3)]
+        await asyncio.sleep(0)
+        answer.set()
+        assert all(await asyncio.gather(*joining))
 
 
 async def test_a_closed_ring_asks_nobody():
@@ -420,11 +455,15 @@ async def test_closing_ends_a_fetch_that_hangs():
         asked.set()
         await never.wait()
 
-    async with serving(jwks(jwk(FIRST, "first"))) as server:
-        async with following(jwks_url=server.url) as ring:
-            server.misbehave = hang
-            waiting = asyncio.create_task(accepts(ring, SECOND))
-            await asyncio.wait_for(asked.wait(), 10)
+    async with (
+        serving(jwks(jwk(FIRST, "first"))) as server,
+        following(jwks_url=server.url) as ring,
+    ):
+        server.misbehave = hang
+        waiting = asyncio.create_task(accepts(ring, SECOND))
+        await asyncio.wait_for(asked.wait(), 10)
+        await ring.close()
+        assert ring.results == [RefreshResult.CHANGED]
         assert not await waiting
         never.set()
 
@@ -474,23 +513,48 @@ async def test_a_mounted_secret_whose_symlink_is_swapped_is_followed(tmp_path):
         assert not await accepts(ring, FIRST)
 
 
+class Watched(type(Path())):
+    """A path that counts how often it is opened."""
+
+    opened = 0
+
+    def open(self, *args, **kwargs):
+        self.opened += 1
+        return super().open(*args, **kwargs)
+
+
+async def polled(file):
+    """Wait until the file was looked at a few times more."""
+    enough = file.opened + 4
+    await eventually(lambda: file.opened > enough)
+
+
 async def test_a_file_that_goes_bad_or_away_keeps_the_last_good_set_and_is_told_once(tmp_path):
-    file = tmp_path / "keys.pem"
+    file = Watched(tmp_path / "keys.pem")
     file.write_bytes(pem(FIRST))
-    async with following(public_key_file=file, file_poll_seconds=0.01) as ring:
-        replace(file, pem(SECOND)[:-30])
-        await eventually(lambda: ring.results == [RefreshResult.CHANGED, RefreshResult.UNUSABLE])
-        assert await accepts(ring, FIRST)
+    expected = [RefreshResult.CHANGED]
+    async with following(public_key_file=file, file_poll_seconds=0.005) as ring:
+        await polled(file)
+        assert ring.results == expected
         file.unlink()
-        await eventually(lambda: ring.results[2:] == [RefreshResult.UNREACHABLE])
+        expected.append(RefreshResult.UNREACHABLE)
+        await polled(file)
+        assert ring.results == expected
         assert await accepts(ring, FIRST)
         replace(file, pem(FIRST))
-        await eventually(lambda: ring.results[3:] == [RefreshResult.UNCHANGED])
-        file.unlink()
-        await eventually(lambda: ring.results[4:] == [RefreshResult.UNREACHABLE])
-        assert len(ring.problems) == 3
+        expected.append(RefreshResult.UNCHANGED)
+        await polled(file)
+        assert ring.results == expected
+        replace(file, pem(SECOND)[:-30])
+        expected.append(RefreshResult.UNUSABLE)
+        await polled(file)
+        assert ring.results == expected
+        assert await accepts(ring, FIRST)
+        assert len(ring.problems) == 2
         replace(file, pem(SECOND))
-        await eventually(lambda: ring.results[5:] == [RefreshResult.CHANGED])
+        expected.append(RefreshResult.CHANGED)
+        await polled(file)
+        assert ring.results == expected
         assert await accepts(ring, SECOND)
 
 

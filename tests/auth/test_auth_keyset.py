@@ -1,5 +1,6 @@
-import datetime
+import datetime as dt
 import json
+from contextlib import suppress
 
 import pytest
 from auth_issuer import ALGORITHMS, b64, jwk, jwks, key_for, pem, private_key
@@ -15,10 +16,8 @@ from sidecar.auth.keyset import MAX_KEYS, BadKeys, parse_jwks, parse_pem
 
 def certificate(key):
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "issuer")])
-    start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-    builder = x509.CertificateBuilder(
-        name, name, key.public_key(), 1, start, start + datetime.timedelta(days=1)
-    )
+    start = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + dt.timedelta(days=1))
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
@@ -119,6 +118,11 @@ def test_an_unfit_jwk_is_passed_over_and_the_others_are_used(unfit):
         parse_jwks(jwks(unfit), ALGORITHMS)
 
 
+def test_a_private_key_in_a_jwks_is_named_as_one():
+    with pytest.raises(BadKeys, match="private key"):
+        parse_jwks(jwks(jwk(private_key(), "k", d="AQAB")), ALGORITHMS)
+
+
 def test_null_members_of_a_jwk_are_absent():
     members = jwk(private_key(), "k") | dict.fromkeys(["alg", "use", "key_ops", "d", "x5t"])
     assert len(parse_jwks(jwks(members), ALGORITHMS)) == 1
@@ -167,10 +171,8 @@ json_values = st.recursive(
     ),
 )
 def test_no_jwk_however_wrong_raises_anything_but_bad_keys(kty, members):
-    try:
+    with suppress(BadKeys):
         parse_jwks(json.dumps({"keys": [{"kty": kty} | members]}).encode(), ALGORITHMS)
-    except BadKeys:
-        pass
 
 
 @given(st.binary(max_size=200))

@@ -1,0 +1,82 @@
+"""What end-to-end tests share: keys, a chat service whose answers the test sets, and a sidecar that asks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from sidecar.dev.issuer import Issuer
+from tests.chat_service import ChatServiceDouble
+from tests.harness import Client, Sidecar, auth_settings, guid, run_sidecar
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that share a world share its loop."""
+    for item in items:
+        if "world" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
+
+
+@pytest.fixture(scope="session")
+def issuer(tmp_path_factory) -> Issuer:
+    return Issuer(tmp_path_factory.mktemp("issuer"))
+
+
+@pytest.fixture
+async def chat():
+    async with ChatServiceDouble() as double:
+        yield double
+
+
+@pytest.fixture
+def start(issuer, chat):
+    """`async with start(setting=value) as sidecar:` with keys and membership already set."""
+
+    def run(**settings):
+        return run_sidecar(**(auth_settings(issuer) | {"membership_target": chat.target} | settings))
+
+    return run
+
+
+@pytest.fixture
+async def sidecar(start):
+    async with start() as running:
+        yield running
+
+
+@dataclass
+class World:
+    """One sidecar for all tests of a module, that judges everybody but limits nobody."""
+
+    sidecar: Sidecar
+    chat: ChatServiceDouble
+    issuer: Issuer
+
+    async def join(self, room: str, account: str | None = None, **options) -> Client:
+        """A new member's connection; `account` None: somebody new."""
+        account = account or guid()
+        membership = {
+            name: options.pop(name) for name in ("nick", "account_name", "profile") if name in options
+        }
+        self.chat.allow(room, account, **membership)
+        client = await self.sidecar.connect(room, self.issuer.token(account), **options)
+        client.account = account
+        return client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(issuer):
+    async with (
+        ChatServiceDouble() as chat,
+        run_sidecar(
+            **auth_settings(issuer),
+            membership_target=chat.target,
+            allowed_origins="https://app.example.org,https://*.example.net",
+            address_handshake_rate=0,
+            handshake_rate=0,
+            auth_failures_per_minute=0,
+        ) as sidecar,
+    ):
+        yield World(sidecar, chat, issuer)

@@ -1,0 +1,141 @@
+"""Rooms against a simple model: who receives what, whatever is said, by whom, to whom, in which ticks."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from sidecar.bus.local import LocalBus
+from sidecar.observe.metrics import Metrics
+from sidecar.observe.refusals import Refusals
+from sidecar.signaling.envelope import Dialect, Identity
+from sidecar.signaling.hub import Hub
+from sidecar.signaling.packets import PacketError, Signal
+from tests.harness import guid
+
+ROOMS = [guid() for _ in range(2)]
+ACCOUNTS = [guid() for _ in range(3)]
+
+
+class Outlet:
+    """Reads back the frames written to one member."""
+
+    def __init__(self) -> None:
+        self.packets: list[dict] = []
+
+    def write(self, frames: bytes, packets: int) -> None:
+        count = 0
+        while frames:
+            size, start = frames[1], 2
+            if size == 126:
+                size, start = int.from_bytes(frames[2:4]), 4
+            self.packets.append(json.loads(frames[start : start + size]))
+            frames = frames[start + size :]
+            count += 1
+        assert count == packets
+
+
+class Rooms(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.scheduled: list = []
+        self.metrics = Metrics(max_rooms=1, room_label=True, connections_limit=0, refusals=Refusals())
+        self.hub = Hub(
+            bus=LocalBus(),
+            schedule=self.scheduled.append,
+            instruments=self.metrics,
+            counters=self.metrics.rooms,
+            max_room_connections=0,
+            max_connections_per_account=0,
+        )
+        self.members: dict[str, tuple] = {}  # connection id -> member, room, account, outlet
+        self.expected: dict[str, list] = {}
+        self.delivered = 0
+
+    def others(self, room: str, but: str):
+        return [c for c, (_, where, _, _) in self.members.items() if where == room and c != but]
+
+    @rule(
+        room=st.sampled_from(ROOMS), account=st.sampled_from(ACCOUNTS), dialect=st.sampled_from(list(Dialect))
+    )
+    def join(self, room, account, dialect):
+        outlet, connection = Outlet(), guid()
+        identity = Identity(account_id=account, name="n", nick="", profile=b"{}", updated_at=None)
+        devices = [c for c, (_, where, who, _) in self.members.items() if (where, who) == (room, account)]
+        member, before = self.hub.join(
+            room, connection_id=connection, identity=identity, joined_at=0.0, dialect=dialect, outlet=outlet
+        )
+        assert sorted(c for p in before for c in p.connection_ids) == sorted(self.others(room, connection))
+        for other in self.others(room, connection):
+            self.expected[other].append(("connection-joined" if devices else "user-joined", connection, {}))
+        self.members[connection] = (member, room, account, outlet)
+        self.expected[connection] = []
+
+    @rule(pick=st.randoms(use_true_random=False))
+    def leave(self, pick):
+        if self.members:
+            connection = pick.choice(list(self.members))
+            member, room, account, _ = self.members.pop(connection)
+            self.tick()
+            self.hub.leave(member)
+            rest = [c for c, (_, where, who, _) in self.members.items() if (where, who) == (room, account)]
+            for other in self.others(room, connection):
+                self.expected[other].append(("connection-left" if rest else "user-left", connection, {}))
+            del self.expected[connection]
+
+    @rule(pick=st.randoms(use_true_random=False), to=st.sampled_from([None, *ACCOUNTS]), narrow=st.booleans())
+    def say(self, pick, to, narrow):
+        if not self.members:
+            return
+        connection = pick.choice(list(self.members))
+        member, room, _, _ = self.members[connection]
+        one = pick.choice(list(self.members)) if narrow else None
+        data = {"mark": guid()}
+        receivers = [
+            c
+            for c in self.others(room, connection)
+            if (to is None or self.members[c][2] == to) and (one is None or c == one)
+        ]
+        try:
+            member.room.post(member, Signal("x", json.dumps(data).encode(), to, one), size=1, received_at=1.0)
+        except PacketError:
+            assert to or one
+            assert not receivers
+        else:
+            assert receivers or (to is None and one is None)
+            for receiver in receivers:
+                self.expected[receiver].append(("x", connection, data))
+            self.delivered += len(receivers)
+
+    @rule()
+    def tick(self):
+        while self.scheduled:
+            self.scheduled.pop()()
+
+    @invariant()
+    def everybody_got_what_was_for_them_and_nothing_else(self):
+        if self.scheduled:
+            return
+        for connection, (_, _, _, outlet) in self.members.items():
+            got = []
+            for packet in outlet.packets:
+                data = packet["data"]
+                sender = (
+                    data.get("senderConnectionId") or data.get("SenderConnectionId") or data["connection_id"]
+                )
+                account = data.get("senderAccountId") or data.get("SenderAccountId") or data["account_id"]
+                info = data.get("senderInfo") or data.get("SenderInfo") or data["account"]
+                assert info["id"] == account
+                got.append((data["type"], sender, data["data"]))
+            assert got == self.expected[connection]
+
+    @invariant()
+    def empty_rooms_are_forgotten(self):
+        assert set(self.hub.rooms) == {room for _, room, _, _ in self.members.values()}
+
+
+TestRooms = Rooms.TestCase
+TestRooms.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
