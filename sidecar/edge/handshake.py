@@ -126,6 +126,13 @@ class Handshake:
             if await self._judge(request, chat_id, visitor):
                 visitor.status, visitor.outcome = 101, "accepted"
                 self._observer.handshake("accepted", perf_counter() - begun)
+                self._log.debug(
+                    "handshake accepted",
+                    trace_id=visitor.trace.trace_id,
+                    request_id=visitor.request_id,
+                    account=visitor.account_id,
+                    room=visitor.room_id,
+                )
                 return None
             visitor.status, visitor.outcome = 204, "preflight"
             return HTTPResponse(status=204, headers=self._preflight_headers(request))
