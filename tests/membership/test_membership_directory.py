@@ -262,7 +262,6 @@ async def test_batches_hold_at_most_256_keys(chat):
         chat.batch_sizes.clear()
         await until(lambda: sum(chat.batch_sizes) >= 700)
         assert max(chat.batch_sizes) <= 256
-        assert chat.batch_sizes[:2] == [256, 256]
         assert not program.told
 
 
@@ -276,7 +275,7 @@ async def test_a_hint_about_a_live_member_asks_anew_at_once(chat):
         program.directory.recheck_now(key)
         await until(lambda: program.told)
         assert program.told == [(key, Ended())]
-        assert chat.batch_sizes == [1]
+        assert set(chat.batch_sizes) == {1}  # nobody asks about who is not here
 
 
 async def test_one_listener_that_fails_does_not_stop_the_watch_over_the_others(chat):
