@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from time import perf_counter
 from typing import Protocol
 
@@ -126,7 +127,11 @@ class Handshake:
         if status == 405:  # noqa: PLR2004
             return self._refuse(request, visitor, _method_not_allowed(), begun)
         if status < 500:  # noqa: PLR2004
-            return self._refuse(request, visitor, Refusal(RefusalCode.BAD_REQUEST, str(error)), begun, status)
+            # Not the error's own words: they may quote a URL, and that a token.
+            refusal = Refusal(
+                RefusalCode.BAD_REQUEST, f"no request that can be served: {HTTPStatus(status).phrase}"
+            )
+            return self._refuse(request, visitor, refusal, begun, status)
         return self._fail(request, visitor, error, begun)
 
     async def _judge(self, request: Request, chat_id: str, visitor: _Visitor) -> bool:
