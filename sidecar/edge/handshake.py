@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from time import perf_counter, time
 from typing import Protocol
 
@@ -155,8 +156,9 @@ class Handshake:
             if status == 405:  # noqa: PLR2004
                 return self._refuse(request, visitor, _method_not_allowed(), begun)
             if status < 500:  # noqa: PLR2004
-                refusal = Refusal(RefusalCode.BAD_REQUEST, str(error))
-                return self._refuse(request, visitor, refusal, begun, status)
+                # Not the error's own words: they may quote a URL, and that a token.
+                reason = f"no request that can be served: {HTTPStatus(status).phrase}"
+                return self._refuse(request, visitor, Refusal(RefusalCode.BAD_REQUEST, reason), begun, status)
             return self._fail(request, visitor, error, begun)
         finally:
             _end_trace(visitor)
