@@ -116,16 +116,42 @@ class RoomBook:
             del self._empty_since[room_id], self._own[room_id]
 
 
+class BusCounters:
+    """What crossed the bus. Only ever grows."""
+
+    __slots__ = ("dropped_by_reason", "gaps", "published_entries", "received_entries")
+
+    def __init__(self) -> None:
+        self.published_entries = 0
+        self.received_entries = 0
+        self.gaps = 0
+        self.dropped_by_reason: dict[str, int] = {}
+
+    def published(self) -> None:
+        self.published_entries += 1
+
+    def received(self) -> None:
+        self.received_entries += 1
+
+    def dropped(self, reason: str) -> None:
+        self.dropped_by_reason[reason] += 1
+
+    def gap(self) -> None:
+        self.gaps += 1
+
+
 class Metrics(Collector):
     """Every series of the sidecar. It is told what happens as it happens, and reads the rooms when scraped."""
 
     def __init__(self, *, max_rooms: int, room_label: bool, connections_limit: int) -> None:
         self.registry = CollectorRegistry()
         self.rooms = RoomBook(max_rooms=max_rooms)
+        self.bus = BusCounters()
         self._room_label = room_label
         self._hub: Hub | None = None
         self._connections: Callable[[], int] = lambda: 0
         self._stale: Callable[[], bool] = lambda: False
+        self._bus_connected: Callable[[], bool] = lambda: False
 
         self._handshakes = self._counter("handshakes", "Handshakes by outcome.", "outcome")
         self._disconnects = self._counter("disconnects", "Ended connections by close code.", "code")
@@ -173,7 +199,13 @@ class Metrics(Collector):
         GCCollector(registry=self.registry)
 
     def expect(
-        self, *, methods: Iterable[str], codes: Sequence[str], cache: Iterable[str], refreshes: Iterable[str]
+        self,
+        *,
+        methods: Iterable[str],
+        codes: Sequence[str],
+        cache: Iterable[str],
+        refreshes: Iterable[str],
+        bus_drops: Iterable[str],
     ) -> None:
         """The label values that others report with: their series exist, at zero, from the start."""
         for method in methods:
@@ -184,12 +216,21 @@ class Metrics(Collector):
             self._membership_cache.labels(result)
         for result in refreshes:
             self._jwks_refreshes.labels(result)
+        self.bus.dropped_by_reason = dict.fromkeys(bus_drops, 0)
 
-    def watch(self, *, hub: Hub, connections: Callable[[], int], stale: Callable[[], bool]) -> None:
+    def watch(
+        self,
+        *,
+        hub: Hub,
+        connections: Callable[[], int],
+        stale: Callable[[], bool],
+        bus_connected: Callable[[], bool],
+    ) -> None:
         """What is read at each scrape."""
         self._hub = hub
         self._connections = connections
         self._stale = stale
+        self._bus_connected = bus_connected
 
     # What happened: from the handshake, connections, rooms, membership and keys
 
@@ -270,8 +311,24 @@ class Metrics(Collector):
         for method, timing in self._membership_seconds.items():
             timing.add_to(calls, [method])
         yield calls
+        yield from self._collect_bus()
         if hub is not None and self._room_label:
             yield from self._collect_rooms(hub)
+
+    def _collect_bus(self) -> Iterator[Metric]:
+        bus = self.bus
+        yield _gauge("bus_connected", "1 while other replicas can be reached.", int(self._bus_connected()))
+        yield _total(
+            "bus_published", "Joins, leaves and signals sent to other replicas.", bus.published_entries
+        )
+        yield _total("bus_received", "Joins, leaves and signals of other replicas.", bus.received_entries)
+        yield _total("bus_gaps", "Times that something of another replica was lost for good.", bus.gaps)
+        dropped = CounterMetricFamily(
+            f"{NAMESPACE}_bus_dropped", "Bus messages not sent or not used, by reason.", labels=["reason"]
+        )
+        for reason, number in bus.dropped_by_reason.items():
+            dropped.add_metric([reason], number)
+        yield dropped
 
     def _collect_rooms(self, hub: Hub) -> Iterator[Metric]:
         label = ["room"]
@@ -312,6 +369,10 @@ class Metrics(Collector):
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"{NAMESPACE}_{name}", text, value=value)
+
+
+def _total(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"{NAMESPACE}_{name}", text, value=value)
 
 
 def _histogram(name: str, text: str, timing: Timing) -> HistogramMetricFamily:
