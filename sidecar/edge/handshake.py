@@ -183,24 +183,28 @@ class Handshake:
         self._check_account(account_id)
         with visitor.trace.step("membership") as metadata:
             membership = await self._directory.admit(MemberKey(room_id, account_id), metadata=metadata)
-        # The last wait is over: what is true from here on is true when the connection joins.
         self._check_open()
         dialect = self._upgrade_dialect(request)
-        self._hub.check_space(room_id, account_id)
-        taken = take_over(request)
-        if taken is not None:
-            visitor.upgraded = True  # from here on there is no HTTP to answer with
-            transport, received = taken
-            self._connections.open(
-                transport,
-                head=switching_protocols(request, select_bearer=offers_bearer(request.headers)),
-                received=received,
-                membership=membership,
-                principal=principal,
-                dialect=dialect,
-                address=str(visitor.address),
-                trace_id=visitor.trace.trace_id,
-            )
+        async with self._hub.entering(room_id) as waited:
+            if waited:
+                membership = await self._directory.admit(MemberKey(room_id, account_id))
+            # The last wait is over: what is true from here on is true when the connection joins.
+            self._check_open()
+            self._hub.check_space(room_id, account_id)
+            taken = take_over(request)
+            if taken is not None:
+                visitor.upgraded = True  # from here on there is no HTTP to answer with
+                transport, received = taken
+                self._connections.open(
+                    transport,
+                    head=switching_protocols(request, select_bearer=offers_bearer(request.headers)),
+                    received=received,
+                    membership=membership,
+                    principal=principal,
+                    dialect=dialect,
+                    address=str(visitor.address),
+                    trace_id=visitor.trace.trace_id,
+                )
         return True
 
     def _visitor(self, request: Request) -> _Visitor:
