@@ -25,7 +25,6 @@ NAMESPACE = "sphere_sidecar_"
 WITHOUT_SAMPLES = {
     "certificate_start_timestamp_seconds": ["certificate"],
     "certificate_expiry_timestamp_seconds": ["certificate"],
-    "bus_dropped": ["reason"],
 }
 """The labels of what this sidecar has none of."""
 

@@ -6,10 +6,8 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import AsyncIterator
 
 import grpc
-import pytest
 from websockets.exceptions import InvalidStatus
 
 from observability import dashboard
@@ -17,7 +15,7 @@ from tests.chat_service import ChatServiceDouble
 from tests.harness import auth_settings, guid, run_sidecar, until
 from tests.observe.certificates import self_signed
 from tests.observe.load import Load
-from tests.observe.prometheus import run_prometheus, serve_page
+from tests.observe.prometheus import run_prometheus
 
 VARIABLES = {
     "$job": ".*",
@@ -139,7 +137,7 @@ def queries() -> dict[str, str]:
     return found
 
 
-async def test_every_query_of_the_dashboard_returns_data_and_every_rule_evaluates(issuer, tmp_path, bus_page):
+async def test_every_query_of_the_dashboard_returns_data_and_every_rule_evaluates(issuer, tmp_path):
     certificate, key = self_signed()
     (tmp_path / "ca.pem").write_bytes(certificate)
     chat = ChatServiceDouble()
@@ -153,8 +151,7 @@ async def test_every_query_of_the_dashboard_returns_data_and_every_rule_evaluate
         async with run_sidecar(**settings) as sidecar:
             load = Load(sidecar, chat, issuer)
             await load.fill(3)
-            targets = {"sphere": [f"127.0.0.1:{sidecar.ops_port}"], "sphere-with-bus": [bus_page]}
-            async with run_prometheus(targets) as prometheus:
+            async with run_prometheus({"sphere": [f"127.0.0.1:{sidecar.ops_port}"]}) as prometheus:
                 pending = queries()
 
                 async def all_answered() -> bool:
@@ -177,17 +174,3 @@ async def test_every_query_of_the_dashboard_returns_data_and_every_rule_evaluate
                 await until(lambda: no_problems(prometheus), "all rules evaluated")
     finally:
         await chat.stop()
-
-
-@pytest.fixture
-async def bus_page() -> AsyncIterator[str]:
-    """The address of a page with the series that a replica with a bus has."""
-    async with serve_page(
-        "sphere_sidecar_bus_configured 1\n"
-        "sphere_sidecar_bus_connected 1\n"
-        "sphere_sidecar_bus_published_total 5\n"
-        "sphere_sidecar_bus_received_total 5\n"
-        'sphere_sidecar_bus_dropped_total{reason="full"} 0\n'
-        "sphere_sidecar_bus_gaps_total 0\n"
-    ) as address:
-        yield address
