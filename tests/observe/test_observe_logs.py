@@ -107,9 +107,15 @@ async def test_a_page_in_a_browser_cannot_drain_the_sidecar(sidecar):
     assert (await sidecar.ops("/readyz")).status == 200
 
 
-async def post(sidecar, path: str, body: str, headers: dict[str, str]):
+async def test_what_a_mesh_hands_on_from_outside_is_not_from_this_machine(sidecar):
+    assert (await post(sidecar, "/drain", "", {}, source="127.0.0.6")).status == 403
+    assert (await post(sidecar, "/log-level", "debug", {}, source="127.0.0.6")).status == 403
+    assert (await post(sidecar, "/log-level", "debug", {}, source="127.0.0.7")).status == 200
+
+
+async def post(sidecar, path: str, body: str, headers: dict[str, str], *, source: str = "127.0.0.1"):
     """A POST with a body, which `http` of the harness does not send."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.ops_port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.ops_port, local_addr=(source, 0))
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     writer.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
