@@ -126,7 +126,12 @@ def _open(kind: type[Connection]) -> tuple[Connection, _Home]:
     connection = kind(home=home, principal=_PRINCIPAL, address="", trace_id="")
     identity = Identity(account_id="a", name="", nick="", profile=b"{}", updated_at=None)
     connection.member = Member(
-        connection_id="c", identity=identity, joined_at=0, dialect=Dialect.GUIDE, room=_Room(), outlet=connection
+        connection_id="c",
+        identity=identity,
+        joined_at=0,
+        dialect=Dialect.GUIDE,
+        room=_Room(),
+        outlet=connection,
     )
     if isinstance(connection, _Recorder):
         connection.messages = []

@@ -55,7 +55,11 @@ def _check_signal(signal: Signal, dialect: Dialect) -> None:
     assert signal.type not in _SERVERS
     assert not signal.type.lower().startswith("auth.")
     assert set(data) <= _OURS[dialect] | _ALLOWED
-    assert SENDER.account_id in {data.get("senderAccountId"), data.get("SenderAccountId"), data.get("account_id")}
+    assert SENDER.account_id in {
+        data.get("senderAccountId"),
+        data.get("SenderAccountId"),
+        data.get("account_id"),
+    }
 
 
 def _read(frame: bytes) -> dict:

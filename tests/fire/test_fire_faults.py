@@ -166,7 +166,9 @@ async def world(chat, issuer):
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            lines.append((record.levelname.lower(), {"event": record.getMessage(), "exc_info": record.exc_info}))
+            lines.append(
+                (record.levelname.lower(), {"event": record.getMessage(), "exc_info": record.exc_info})
+            )
 
     log = structlog.wrap_logger(None, processors=[keep], wrapper_class=structlog.stdlib.BoundLogger)
     settings = auth_settings(issuer) | {
