@@ -18,6 +18,7 @@ from sidecar.auth.verifier import Principal, Use
 from sidecar.bus.local import LocalBus
 from sidecar.membership.model import MemberKey, Membership
 from sidecar.observe.metrics import Metrics
+from sidecar.observe.refusals import Refusals
 from sidecar.signaling.envelope import Dialect
 from sidecar.signaling.hub import Hub
 from sidecar.transport.connection import Connection
@@ -99,7 +100,7 @@ class Stage:
 
     def __init__(self, *, size: int, rooms: int = 1) -> None:
         self._ticks: list[Callable[[], None]] = []
-        metrics = Metrics(max_rooms=200, room_label=True, connections_limit=10_000)
+        metrics = Metrics(max_rooms=200, room_label=True, connections_limit=10_000, refusals=Refusals())
         hub = Hub(
             bus=LocalBus(),
             schedule=self._ticks.append,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import socket
 from collections.abc import Coroutine, Sequence
@@ -10,7 +11,9 @@ from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
 from sanic.config import Config
+from sanic.http import Http, Stage
 from sanic.server import AsyncioServer
+from sanic.server.protocols.http_protocol import HttpProtocol
 
 from sidecar.edge.handshake import Handshake
 
@@ -80,6 +83,41 @@ def signaling_app(*, handshake: Handshake, mount_prefixes: Sequence[str]) -> App
     return app
 
 
+class _Http(Http):
+    """Sanic's, that also answers a request whose URL cannot be read: Sanic trips over it again, and logs a bug."""
+
+    __slots__ = ()
+
+    def create_empty_request(self) -> None:
+        self.url = None
+        super().create_empty_request()
+
+
+class _ImpatientHttp(HttpProtocol):
+    """Sanic's, with deadlines that a peer cannot put off."""
+
+    __slots__ = ()
+    HTTP_CLASS = _Http
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._http = None  # Sanic's task sets it, maybe after the first bytes are here
+        super().connection_made(transport)  # type: ignore[no-untyped-call]
+
+    def data_received(self, data: bytes) -> None:
+        """Count a request's time from its first byte: Sanic would begin anew with each."""
+        begun = self._time
+        super().data_received(data)
+        http = self._http
+        if http is not None and (http.stage is not Stage.IDLE or http.request_body):
+            self._time = begun
+
+    def check_timeouts(self) -> None:
+        """Go on looking while a WebSocket's handshake is judged: Sanic would stop, for this and all later requests."""
+        if self._http is not None:
+            self._http.upgrade_websocket = False
+        super().check_timeouts()  # type: ignore[no-untyped-call]
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; raises OSError with the address in words an operator can use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -100,7 +138,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 async def serve(app: App, sock: socket.socket) -> AsyncioServer:
     """Serve `app` on a listening socket, in this loop."""
-    server = await app.create_server(sock=sock, backlog=BACKLOG, return_asyncio_server=True)
+    server = await app.create_server(
+        sock=sock, backlog=BACKLOG, return_asyncio_server=True, protocol=_ImpatientHttp
+    )
     assert server is not None  # noqa: S101 - return_asyncio_server
     await server.startup()
     await server.start_serving()

@@ -64,6 +64,8 @@ class Wheel:
         for slot in range(self._turned_to + 1, reached + 1):
             self._turned_to = slot
             for entry in self._slots.pop(slot, ()):
+                if entry.wheel_slot != slot:
+                    continue  # set anew or removed by one that was looked at before it
                 entry.wheel_slot = -1
                 try:
                     again = entry.on_time(now)
