@@ -177,9 +177,23 @@ class Connection(asyncio.Protocol):
                 if len(self._partial) < self._needed:
                     return
                 data, self._partial = bytes(self._partial), None
-            self._read(data)
+            if not self._read_usual(data):
+                self._read(data)
         except Exception as error:  # noqa: BLE001 - a bug of ours ends this connection and no other
             self.fail(error)
+
+    def _read_usual(self, data: bytes) -> bool:
+        """Read what most reads are: one whole text frame with a 16-bit size. False: it is something else."""
+        if len(data) <= _HEADER_AND_MASK or self._ws is not None:
+            return False
+        first, second, size = _first_bytes(data)
+        if first != _FINAL_TEXT or second != _SIZE_FOLLOWS or len(data) != _HEADER_AND_MASK + size:
+            return False
+        limit = self._home.limits.max_message_bytes
+        if limit and size > limit:
+            return False
+        self._on_message(apply_mask(data[_HEADER_AND_MASK:], data[4:_HEADER_AND_MASK]), text=True)
+        return True
 
     def _read(self, data: bytes) -> None:
         ws = self._ws
@@ -187,12 +201,6 @@ class Connection(asyncio.Protocol):
             return  # it said good-bye, or broke the protocol: nothing that follows counts
         start, size = 0, len(data)
         limit = self._home.limits.max_message_bytes
-        if size > _HEADER_AND_MASK and ws is None:
-            first, second, length = _first_bytes(data)
-            whole = size == _HEADER_AND_MASK + length and (not limit or length <= limit)
-            if whole and first == _FINAL_TEXT and second == _SIZE_FOLLOWS:  # the usual read
-                self._on_message(apply_mask(data[_HEADER_AND_MASK:], data[4:_HEADER_AND_MASK]), text=True)
-                return
         for _ in range(FRAMES_AT_A_TIME):
             if start == size:
                 return

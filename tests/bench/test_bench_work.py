@@ -20,7 +20,7 @@ from bench.path import Stage, client_frame
 # Calls of one message, from its frame's bytes to the writes to all others: what it costs by itself, and per receiver.
 CALLS_A_MESSAGE = 62
 CALLS_A_RECEIVER = 5
-CALLS_OF_AN_ACCEPT = 640
+CALLS_OF_AN_ACCEPT = 660
 
 
 class Calls:
