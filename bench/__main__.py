@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +21,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3, help="measured per run")
     parser.add_argument("--only", default="", help="cases whose name has this in it; nothing is written then")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended
     chosen = [case for case in cases.ALL if arguments.only in case.name]
     with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as name:
         world = World(Path(name))

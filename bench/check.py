@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import signal
 import sys
 import tempfile
 import tomllib
@@ -23,6 +24,7 @@ Verdict = tuple[bool, str]
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended
     bounds = tomllib.loads(BOUNDS.read_text())
     gate = [dataclasses.replace(case, servers=(SIDECAR, NODE_WS)) for case in cases.GATE]
     with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as name:
