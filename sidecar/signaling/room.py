@@ -297,8 +297,14 @@ class Room:
     def flush(self) -> None:
         """Write what was said since the last flush: once per member, each in the order it was said."""
         pending, self._pending = self._pending, []
-        if len(pending) == 1 and len(self._dialects) == 1 and pending[0][1] is None:
-            self._write_one(pending[0][0])
+        if len(pending) == 1:
+            envelope, targets = pending[0]
+            if targets is not None:
+                self._write_directed(envelope, targets)
+            elif len(self._dialects) == 1:
+                self._write_one(envelope)
+            else:
+                self._write_many(pending)
         elif pending:
             self._write_many(pending)
         now = monotonic()
@@ -319,6 +325,15 @@ class Room:
             self.counters.bytes_delivered += len(receivers) * payload_size(frame)
         for member in receivers:
             member.outlet.write(frame, 1)
+
+    def _write_directed(self, envelope: Envelope, targets: list[Member]) -> None:
+        """A tick with one signal for a few."""
+        for member in targets:
+            if member.connection_id in self.members:
+                frame = envelope.frame(member.dialect)
+                self.counters.delivered += 1
+                self.counters.bytes_delivered += payload_size(frame)
+                member.outlet.write(frame, 1)
 
     def _write_many(self, pending: list[tuple[Envelope, list[Member] | None]]) -> None:
         members = self.members
