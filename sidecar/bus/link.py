@@ -21,8 +21,8 @@ ASK_AGAIN_SECONDS = 1.0
 log = structlog.stdlib.get_logger(__name__)
 
 DROP_REASONS = (
-    "backlog", "conflict", "duplicate", "foreign", "malformed", "not_here", "stale", "too_big", "unknown_sender",
-    "version",
+    "backlog", "bad_event", "conflict", "duplicate", "foreign", "malformed", "not_here", "stale", "too_big",
+    "unknown_sender", "version",
 )  # fmt: skip
 """Why a message was not sent or not used."""
 MAX_HELD = 1024

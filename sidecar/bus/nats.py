@@ -40,7 +40,7 @@ class Follower(Protocol):
     """Something else that listens on the same connection."""
 
     async def follow(self, client: Client) -> None:
-        """Listen until cancelled; called anew on each connection."""
+        """Listen until cancelled; called anew on each connection, whose end ends every subscription."""
 
 
 class _Publish(NamedTuple):
@@ -73,7 +73,8 @@ class NatsBus:
         clock: Callable[[], float],
     ) -> None:
         self.connected = False
-        self._tried = asyncio.Event()
+        self.tried = asyncio.Event()
+        """Set once the first attempt to connect has succeeded or failed."""
         self._rooms = rooms
         rooms.carrier = self
         self._access = access
@@ -93,10 +94,6 @@ class NatsBus:
         """Begin to connect; returns at once."""
         for work in (self._stay_connected(), self._look()):
             self._tasks.append(asyncio.get_running_loop().create_task(work, name="bus"))
-
-    async def ready(self) -> None:
-        """Wait until the first attempt to connect has succeeded or failed."""
-        await self._tried.wait()
 
     async def close(self) -> None:
         """Say goodbye, so that nobody has to wait for silence, and end."""
@@ -166,7 +163,7 @@ class NatsBus:
                 self._on_problem(problem)
             finally:
                 self._disconnect()
-                self._tried.set()
+                self.tried.set()
                 await client.shut()
             await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - spreads load
             wait = min(wait * 2, LAST_RETRY_SECONDS)
@@ -180,7 +177,7 @@ class NatsBus:
         self.connected, self._client = True, client
         catching_up = self._rooms.on_connected()
         self._wake.set()
-        self._tried.set()
+        self.tried.set()
         log.info("bus connected", server=client.connected_url.netloc if client.connected_url else "")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(client))

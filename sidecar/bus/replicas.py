@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+import structlog
+
+log = structlog.stdlib.get_logger(__name__)
+
 GRACE_SECONDS = 4.0
 """After the bus was away: how long the others have to find it again before they count as dead."""
 
@@ -78,6 +82,7 @@ class Replicas:
         missed = number != replica.beat + 1 and (known or number > 1)
         replica.beat = number
         if leaving:
+            log.info("replica left", replica=origin)
             self._lose(origin, replica)
         elif missed:
             self._listener.missed(origin)
@@ -92,6 +97,7 @@ class Replicas:
             silent = now - replica.heard_at
             if not replica.lost:
                 if silent > self._timeout_seconds:
+                    log.warning("replica lost", replica=origin, silent_seconds=round(silent, 1))
                     self._lose(origin, replica)
             elif silent > self._kept_seconds:
                 del self._known[origin]

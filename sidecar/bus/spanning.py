@@ -273,7 +273,6 @@ class SpanningBus:
     # What becomes of other replicas
 
     def lost(self, origin: str) -> None:
-        log.warning("replica lost", replica=origin)
 
         def lose(link: Link) -> None:
             if self.replicas.is_lost(origin):
@@ -326,7 +325,7 @@ class SpanningBus:
         if self._looks % LOOKS_PER_BEAT == 0:
             unmarked, self._unmarked = self._unmarked, {}
             for room_id, link in unmarked.items():
-                if link.unmarked and (link.views or link.room is None):
+                if link.unmarked:
                     self._send(self._room_prefix + room_id, link.mark())
             self.beat()
             for link in self._links.values():

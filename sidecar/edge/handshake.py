@@ -190,6 +190,7 @@ class Handshake:
                 membership = await self._directory.admit(MemberKey(room_id, account_id))
             # The last wait is over: what is true from here on is true when the connection joins.
             self._check_open()
+            self._verifier.check_session(principal)
             self._hub.check_space(room_id, account_id)
             taken = take_over(request)
             if taken is not None:

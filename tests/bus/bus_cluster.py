@@ -97,8 +97,9 @@ class Person:
         return [(p["type"], p["senderAccountId"]) for p in self.packets if _told(p)]
 
     def sees(self) -> dict[str, set[str]]:
-        """Accounts and connections present, as this person was told: by the welcome, and by every packet since."""
+        """Others present, by account, as this person was told: by the welcome, and by every packet since."""
         seen = {p.identity.account_id: set(p.connection_ids) for p in self.welcome}
+        seen.setdefault(self.account, set()).add(self.connection)
         for packet in self.packets:
             if not _told(packet):
                 continue
@@ -119,9 +120,8 @@ class Person:
                 case "user-left":
                     assert there == {connection}, f"user-left with {there}"
                     there.remove(connection)
-            if not there:
-                del seen[account]
-        return seen
+        seen[self.account].remove(self.connection)
+        return {account: there for account, there in seen.items() if there}
 
 
 def _told(packet: dict) -> bool:
@@ -132,7 +132,13 @@ class Replica:
     """A hub and what carries its rooms."""
 
     def __init__(
-        self, access: Access | None, *, prefix: str = "sphere", timeout: float = 6.0, journal=None
+        self,
+        access: Access | None,
+        *,
+        prefix: str = "sphere",
+        timeout: float = 6.0,
+        journal=None,
+        followers=(),
     ) -> None:
         self.noted = Noted()
         self.nats: NatsBus | None = None
@@ -149,7 +155,7 @@ class Replica:
                 journal=journal,
             )
             self.nats = NatsBus(
-                rooms=self.spanning, access=access, prefix=prefix, followers=[], clock=time.monotonic
+                rooms=self.spanning, access=access, prefix=prefix, followers=followers, clock=time.monotonic
             )
         self.hub = Hub(
             bus=bus,
