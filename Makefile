@@ -11,6 +11,7 @@ export UV_SYSTEM_CERTS := 1
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 BIN := .venv/bin
+FUZZ_SECONDS ?= 1800
 
 .PHONY: run test check fmt proto bench bench-check fuzz image-check clean
 
@@ -54,7 +55,8 @@ bench-check: .venv/.synced
 	@$(BIN)/python -m bench.check
 
 fuzz: .venv/.synced
-	@$(BIN)/python -m fuzz.run
+	@for target in packets frames; do \
+		$(BIN)/python -m fuzz.run $$target -max_total_time=$(FUZZ_SECONDS) fuzz/corpus/$$target || exit 1; done
 
 image-check: .venv/.synced
 	@$(BIN)/python -m image.check
