@@ -1,3 +1,5 @@
+# ruff: noqa: ANN001, ANN202, ARG002, S101, SLF001
+# A test's liberties.
 """What must hold of any bytes as frames: read as the `websockets` library alone reads them, however they are cut.
 
 An input is a byte that says how the rest is cut into reads, and the rest.
@@ -126,7 +128,12 @@ def _open(kind: type[Connection]) -> tuple[Connection, _Home]:
     connection = kind(home=home, principal=_PRINCIPAL, address="", trace_id="")
     identity = Identity(account_id="a", name="", nick="", profile=b"{}", updated_at=None)
     connection.member = Member(
-        connection_id="c", identity=identity, joined_at=0, dialect=Dialect.GUIDE, room=_Room(), outlet=connection
+        connection_id="c",
+        identity=identity,
+        joined_at=0,
+        dialect=Dialect.GUIDE,
+        room=_Room(),
+        outlet=connection,
     )
     if isinstance(connection, _Recorder):
         connection.messages = []

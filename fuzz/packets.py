@@ -1,3 +1,5 @@
+# ruff: noqa: S101
+# A test's liberties.
 """What must hold of any bytes as a packet: refused with a `PacketError`, or relayed as JSON every receiver can read."""
 
 from __future__ import annotations
@@ -55,7 +57,11 @@ def _check_signal(signal: Signal, dialect: Dialect) -> None:
     assert signal.type not in _SERVERS
     assert not signal.type.lower().startswith("auth.")
     assert set(data) <= _OURS[dialect] | _ALLOWED
-    assert SENDER.account_id in {data.get("senderAccountId"), data.get("SenderAccountId"), data.get("account_id")}
+    assert SENDER.account_id in {
+        data.get("senderAccountId"),
+        data.get("SenderAccountId"),
+        data.get("account_id"),
+    }
 
 
 def _read(frame: bytes) -> dict:

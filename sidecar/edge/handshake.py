@@ -156,20 +156,25 @@ class Handshake:
         self._check_open()
         dialect = self._upgrade_dialect(request)
         self._hub.check_space(room_id, account_id)
+        head = switching_protocols(request, select_bearer=offers_bearer(request.headers))
         taken = take_over(request)
         if taken is not None:
             visitor.upgraded = True  # from here on there is no HTTP to answer with
             transport, received = taken
-            self._connections.open(
-                transport,
-                head=switching_protocols(request, select_bearer=offers_bearer(request.headers)),
-                received=received,
-                membership=membership,
-                principal=principal,
-                dialect=dialect,
-                address=str(visitor.address),
-                trace_id=visitor.trace_id,
-            )
+            try:
+                self._connections.open(
+                    transport,
+                    head=head,
+                    received=received,
+                    membership=membership,
+                    principal=principal,
+                    dialect=dialect,
+                    address=str(visitor.address),
+                    trace_id=visitor.trace_id,
+                )
+            except Exception:
+                transport.abort()  # nobody else would
+                raise
         return True
 
     def _visitor(self, request: Request) -> _Visitor:
