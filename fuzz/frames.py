@@ -1,4 +1,3 @@
-# ruff: noqa: ANN001, ANN202, ARG002, S101, SLF001
 # A test's liberties.
 """What must hold of any bytes as frames: read as the `websockets` library alone reads them, however they are cut.
 

@@ -1,4 +1,3 @@
-# ruff: noqa: S101
 # A test's liberties.
 """What must hold of any bytes as a packet: refused with a `PacketError`, or relayed as JSON every receiver can read."""
 

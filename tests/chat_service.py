@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Self
@@ -18,6 +17,7 @@ from sidecar._proto.dyson.chat.v1.membership_pb2_grpc import (
 from sidecar.dev.chat_service import ChangeLog, Key
 
 METHODS = ("GetMembership", "BatchGetMemberships", "WatchMemberships")
+JOINED_AT = 1_700_000_000
 
 
 class ChatServiceDouble(ChatMembershipServiceServicer):
@@ -98,11 +98,10 @@ class ChatServiceDouble(ChatMembershipServiceServicer):
             nick=nick,
             account=pb.Account(id=account_id, name=account_name, nick=account_nick),
         )
-        now = int(time.time())
         if joined:
-            membership.joined_at.FromSeconds(now - 3600)
+            membership.joined_at.FromSeconds(JOINED_AT)
         if left:
-            membership.leave_at.FromSeconds(now - 60)
+            membership.leave_at.FromSeconds(JOINED_AT + 3600)
         if timeout_until is not None:
             membership.timeout_until.FromNanoseconds(int(timeout_until * 1e9))
         if profile:

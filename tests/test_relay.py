@@ -244,6 +244,7 @@ async def test_a_member_of_another_room_cannot_be_addressed(world):
         ('{"type":"a b"}', "INVALID_MESSAGE"),
         ('{"type":"offer","to":"bob"}', "INVALID_MESSAGE"),
         ('{"type":"offer","to":5}', "INVALID_MESSAGE"),
+        ('{"type":"webrtc.signal","to":"' + guid() + '","data":{"type":"x","to":""}}', "INVALID_MESSAGE"),
         ('{"type":"offer","toConnection":"1"}', "INVALID_MESSAGE"),
         ('{"type":"webrtc.signal"}', "INVALID_MESSAGE"),
         ('{"type":"webrtc.signal","data":[]}', "INVALID_MESSAGE"),

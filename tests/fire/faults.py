@@ -317,7 +317,7 @@ async def main() -> None:
                     site = sites.pop()
                     outcome = await throw_at(world, site)
                     if outcome is not None:
-                        print(json.dumps(outcome), flush=True)  # noqa: T201 - its report
+                        print(json.dumps(outcome), flush=True)
                         if outcome.left or site[2] in EXCUSED:
                             break  # the next begins in a world of its own
 

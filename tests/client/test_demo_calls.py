@@ -1,0 +1,179 @@
+"""People call each other on the demo page: Chromium, a real sidecar, real media."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+from playwright.async_api import expect
+
+from tests.client.desk import BROWSER_SECONDS, frames_decoded, open_page, run_browser, run_desk, sees
+
+expect.set_options(timeout=BROWSER_SECONDS * 1000)
+
+
+@pytest.fixture
+async def desk(tmp_path):
+    async with run_desk(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def browser():
+    async with run_browser() as running:
+        yield running
+
+
+async def test_two_people_who_call_at_once_see_each_other(desk, browser):
+    alice, bob = await asyncio.gather(
+        open_page(browser, desk.link("alice", "lobby")), open_page(browser, desk.link("bob", "lobby"))
+    )
+    await asyncio.gather(sees(alice, 1), sees(bob, 1))
+    await expect(alice.locator("#status")).to_have_text("In the room")
+    await expect(alice.locator(".tile figcaption").filter(has_text="Bobby")).to_contain_text(" ms")
+    await expect(alice.locator("#roster")).to_contain_text(re.compile(r"Bobby.*moderator"))
+
+    await alice.click("#tab-packets")
+    await alice.fill("#packet-filter", "answer")
+    row = alice.locator("#packets li:not([hidden])").first
+    await expect(row).to_contain_text("Bobby")
+    await row.locator("summary").click()
+    await expect(row.locator("pre")).to_contain_text("a=ice-ufrag:")
+
+    await bob.click("#cam")
+    await expect(alice.locator(".tile.no-picture figcaption")).to_contain_text("Bobby")
+    await bob.click("#mic")
+    await expect(alice.locator(".tile", has_text="Bobby").locator(".tile-muted")).to_be_hidden()
+
+
+async def test_a_third_joins_late_and_hangs_up_and_the_others_see_it(desk, browser):
+    alice, bob = await asyncio.gather(
+        open_page(browser, desk.link("alice", "lobby")), open_page(browser, desk.link("bob", "lobby"))
+    )
+    await asyncio.gather(sees(alice, 1), sees(bob, 1))
+    carol = await open_page(browser, desk.link("carol", "lobby"))
+    await asyncio.gather(sees(alice, 2), sees(bob, 2), sees(carol, 2))
+
+    await carol.click("#hang-up")
+    await expect(carol.locator("#over-title")).to_have_text("You hung up")
+    for page in (alice, bob):
+        await expect(page.locator(".tile")).to_have_count(2)
+        await expect(page.locator("#roster")).not_to_contain_text("Carol")
+    await sees(alice, 1, more_than=max(await frames_decoded(alice)))
+
+
+async def test_two_tabs_of_one_person_are_two_devices(desk, browser):
+    first = await open_page(browser, desk.link("alice", "lobby"))
+    second = await open_page(browser, desk.link("alice", "lobby"))
+    await asyncio.gather(sees(first, 1), sees(second, 1))
+    await expect(first.locator("#roster > li")).to_have_count(1)
+    await expect(first.locator("#roster .device")).to_have_count(2)
+    await expect(first.locator(".tile figcaption").filter(has_text="another tab")).to_be_visible()
+
+
+async def test_a_call_outlives_the_sidecar_and_its_signaling_comes_back_by_itself(tmp_path, browser):
+    async with run_desk(tmp_path) as desk:
+        alice, bob = await asyncio.gather(
+            open_page(browser, desk.link("alice", "lobby")), open_page(browser, desk.link("bob", "lobby"))
+        )
+        await asyncio.gather(sees(alice, 1), sees(bob, 1))
+        before = await alice.evaluate("demo.signaling.connectionId")
+        kept = await alice.evaluate_handle("demo.call.remotes[0].peerConnection")
+        await desk.kill()
+    await expect(alice.locator("#status")).to_contain_text("Trying again")
+    await sees(alice, 1, more_than=max(await frames_decoded(alice)) + 10)
+
+    async with run_desk(tmp_path, port=int(desk.origin.rpartition(":")[2])):
+        for page in (alice, bob):
+            await expect(page.locator("#status")).to_have_text("In the room")
+        assert await alice.evaluate("demo.signaling.connectionId") != before
+        # Signals reach the other side under its new connection id, and the media path was never torn down.
+        await alice.wait_for_function("demo.signaling.peerOfConnection(demo.call.remotes[0].connectionId)")
+        await bob.click("#cam")
+        await expect(alice.locator(".tile.no-picture figcaption")).to_contain_text("Bobby")
+        assert await alice.evaluate("(kept) => demo.call.remotes[0].peerConnection === kept", kept)
+        await sees(alice, 1, more_than=max(await frames_decoded(alice)))
+        carol = await open_page(browser, desk.link("carol", "lobby"))
+        await asyncio.gather(sees(alice, 2), sees(bob, 2), sees(carol, 2))
+
+
+async def test_a_kicked_person_is_told_so_and_stays_out_and_the_others_see_them_go(desk, browser):
+    alice, bob = await asyncio.gather(
+        open_page(browser, desk.link("alice", "lobby")), open_page(browser, desk.link("bob", "lobby"))
+    )
+    await asyncio.gather(sees(alice, 1), sees(bob, 1))
+    sockets = []
+    bob.on("websocket", lambda socket: sockets.append(socket.url))
+
+    rooms = desk.rooms_file.read_text("utf-8")
+    kicked = re.sub(r"(?ms)(^\[rooms\.lobby\.members\].*?)^bob = .*?\n", r"\1", rooms)
+    assert kicked != rooms
+    desk.rooms_file.write_text(kicked, "utf-8")
+
+    await expect(bob.locator("#over-title")).to_have_text("You were removed from this room")
+    await expect(bob.locator("#over-code")).to_contain_text("4403")
+    await expect(alice.locator(".tile")).to_have_count(1)
+    assert await bob.evaluate("window.demo") is None
+    await bob.click("#ask")
+    await expect(bob.locator("#asked")).to_contain_text("403 NOT_A_MEMBER")
+    assert sockets == []
+
+
+async def test_who_may_not_join_is_told_why_before_any_camera_is_asked_for(desk, browser):
+    watch = "() => { navigator.mediaDevices.getUserMedia = () => (window.cameraAskedFor = true); }"
+    for name, code in (("dave", "403 NOT_A_MEMBER"), ("erin", "403 MEMBER_TIMED_OUT")):
+        page = await open_page(browser, desk.link(name, "lobby", join=False))
+        await page.evaluate(watch)
+        await expect(page.locator("#outlook")).to_contain_text("the sidecar will refuse")
+        await page.click("#join")
+        await expect(page.locator("#over-code")).to_contain_text(code)
+        await expect(page.locator("#over-title")).to_be_focused()
+        assert await page.evaluate("window.cameraAskedFor") is None
+
+
+async def test_without_a_camera_a_drawn_picture_is_sent(desk):
+    async with run_browser(camera=False) as browser:
+        alice, bob = await asyncio.gather(
+            open_page(browser, desk.link("alice", "lobby")), open_page(browser, desk.link("bob", "lobby"))
+        )
+        await asyncio.gather(sees(alice, 1), sees(bob, 1))
+        await expect(alice.locator("#notice")).to_contain_text("drawn picture")
+
+
+async def test_a_token_is_renewed_during_the_call(desk, browser):
+    alice = await open_page(browser, desk.link("alice", "lobby"))
+    await expect(alice.locator("#status")).to_have_text("In the room")
+    await alice.evaluate("demo.signaling.refreshToken()")
+    await alice.click("#tab-events")
+    await expect(alice.locator("#events")).to_contain_text("Token renewed")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_every_view_fits_the_window_and_names_its_controls(desk, browser, width):
+    page = await open_page(
+        browser, desk.link("alice", "lobby", join=False), viewport={"width": width, "height": 720}
+    )
+    await expect(page.locator(".card").first).to_be_visible()
+    await fits_and_is_named(page)
+    await page.click("#join")
+    await expect(page.locator(".tile")).to_be_visible()
+    for tab in ("packets", "events", "people"):
+        await page.click(f"#tab-{tab}")
+        await fits_and_is_named(page)
+    await page.click("#invite summary")
+    await fits_and_is_named(page)
+    await page.keyboard.press("Escape")
+    await expect(page.locator("#invitees")).to_be_hidden()
+    await page.click("#hang-up")
+    await expect(page.locator("#over-title")).to_be_visible()
+    await fits_and_is_named(page)
+
+
+async def fits_and_is_named(page):
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    nameless = """() => [...document.querySelectorAll("button, a, input, select, summary")]
+      .filter((control) => control.checkVisibility())
+      .filter((control) => !(control.innerText || control.ariaLabel || control.labels?.[0]?.innerText)?.trim())
+      .map((control) => control.outerHTML)"""
+    assert await page.evaluate(nameless) == []

@@ -1,0 +1,172 @@
+"""The chat service in its own process, killed, frozen, or behind a network that goes silent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from sidecar.errors import Refusal, RefusalCode
+from sidecar.membership.breaker import FAILURES_TO_OPEN, OPEN_SECONDS
+from sidecar.membership.model import Ended, MemberKey
+from tests.membership.membership_program import Program, new_key, running, until
+
+SERVER = Path(__file__).with_name("membership_server.py")
+
+
+class ServerProcess:
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self, *members: MemberKey) -> None:
+        ids = [one for key in members for one in key]
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, SERVER, str(self.port), *ids, stdout=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(60):
+            assert await self.process.stdout.readline() == b"listening\n"
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self.process.wait()
+
+    def freeze(self) -> None:
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+async def server():
+    server = ServerProcess()
+    yield server
+    if server.process is not None and server.process.returncode is None:
+        await server.kill()
+
+
+class Wire:
+    """A TCP relay. `go_silent` makes the connections there are swallow everything, without ever closing."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._silent: set[asyncio.StreamWriter] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.accepted = 0
+
+    @asynccontextmanager
+    async def laid(self):
+        listener = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        self.target = f"127.0.0.1:{port}"
+        try:
+            yield self
+        finally:
+            listener.close()
+            for writer in self._writers:
+                writer.close()
+            for writer in self._writers:
+                with suppress(OSError):
+                    await writer.wait_closed()
+
+    def go_silent(self) -> None:
+        self._silent |= self._writers
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers |= {writer, other_writer}
+        await asyncio.gather(self._carry(reader, other_writer), self._carry(other_reader, writer))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if writer not in self._silent:
+                    writer.write(data)
+                    await writer.drain()
+        writer.close()
+
+
+async def admitted(program: Program, key: MemberKey, *, seconds: float = 30) -> None:
+    """Ask as clients do, again and again, until let in; time passes for the breaker as it does for the test."""
+    loop = asyncio.get_running_loop()
+    begun, begun_at = program.clock.now, loop.time()
+    async with asyncio.timeout(seconds):
+        while True:
+            program.clock.now = begun + loop.time() - begun_at
+            with suppress(Refusal):
+                await program.directory.admit(key)
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_a_killed_service_is_refused_fast_and_found_again_when_it_restarts(server):
+    key, other = new_key(), new_key()
+    await server.start(key)
+    async with running(f"127.0.0.1:{server.port}", cache_seconds=0) as program:
+        await program.join(key)
+        await server.kill()
+        for _ in range(FAILURES_TO_OPEN + 3):
+            assert (await program.refusal(other)).code is RefusalCode.MEMBERSHIP_UNAVAILABLE
+        assert program.directory.breaker_open
+        assert not program.told
+        await server.start(key, other)
+        await admitted(program, other)
+        assert not program.directory.breaker_open
+
+
+async def test_members_removed_while_the_service_was_down_are_closed_when_it_is_back(server):
+    kicked, kept = new_key(), new_key()
+    await server.start(kicked, kept)
+    async with running(f"127.0.0.1:{server.port}", recheck_seconds=0.2) as program:
+        await program.join(kicked)
+        await program.join(kept)
+        await server.kill()
+        await until(lambda: program.directory.stale)
+        await server.start(kept)
+        program.clock.now += OPEN_SECONDS
+        await until(lambda: (program.told, setattr(program.clock, "now", program.clock.now + 0.01))[0])
+        assert set(program.told) == {(kicked, Ended())}
+
+
+async def test_a_frozen_service_costs_a_deadline_until_the_breaker_opens(server):
+    key = new_key()
+    await server.start(key)
+    async with running(f"127.0.0.1:{server.port}", timeout_seconds=0.3) as program:
+        await program.directory.admit(key)
+        server.freeze()
+        refusals = await asyncio.gather(*(program.refusal(new_key()) for _ in range(FAILURES_TO_OPEN)))
+        assert {refusal.code for refusal in refusals} == {RefusalCode.MEMBERSHIP_UNAVAILABLE}
+        assert program.requests["GetMembership", "DEADLINE_EXCEEDED"] == FAILURES_TO_OPEN
+        await asyncio.gather(*(program.refusal(new_key()) for _ in range(1000)))
+        assert program.requests["GetMembership", "DEADLINE_EXCEEDED"] == FAILURES_TO_OPEN, (
+            "not asked any more"
+        )
+        await program.directory.admit(key)  # still cached
+        server.thaw()
+        program.clock.now += OPEN_SECONDS
+        await admitted(program, key)
+
+
+async def test_a_connection_that_goes_silent_is_replaced(server):
+    key = new_key()
+    await server.start(key)
+    async with (
+        Wire(server.port).laid() as wire,
+        running(wire.target, timeout_seconds=0.3, keepalive_seconds=0.5, cache_seconds=0) as program,
+    ):
+        await program.directory.admit(key)
+        assert wire.accepted == 1
+        wire.go_silent()
+        assert (await program.refusal(key)).code is RefusalCode.MEMBERSHIP_UNAVAILABLE
+        await admitted(program, key)
+        assert wire.accepted == 2
