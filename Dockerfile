@@ -36,6 +36,7 @@ LABEL org.opencontainers.image.title="sphere-sidecar" \
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/site-packages/* /usr/local/lib/python3.*/ensurepip
 COPY --from=build /opt/sidecar /opt/sidecar
 COPY --from=build /app /app
+COPY LICENSE /app/
 ENV PATH=/opt/sidecar/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

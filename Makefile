@@ -1,6 +1,7 @@
 # make run   sets everything up and starts the sidecar with sample rooms and people
 # make test  sets everything up and runs every test
 # make check lint, types, import directions, generated code in sync
+# make image-check builds the container image on a Debian made here, and starts it
 
 UV_VERSION := 0.13.9
 PYTHON ?= python3
@@ -9,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 BIN := .venv/bin
 
-.PHONY: run test check fmt proto clean
+.PHONY: run test check fmt proto image-check clean
 
 run: .venv/.synced
 	@$(BIN)/python -m sidecar dev
@@ -43,6 +44,9 @@ proto: .venv/.synced
 .venv/.synced: .uv/bin/uv pyproject.toml uv.lock
 	@.uv/bin/uv sync --quiet --frozen --all-extras --python $(PYTHON)
 	@touch $@
+
+image-check: .venv/.synced
+	@$(BIN)/python -m image.check
 
 clean:
 	rm -rf .venv .uv .dev

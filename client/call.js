@@ -8,8 +8,9 @@
  *
  * Signals, all but `hello` and `media` directed to one connection:
  *   hello {session, media, reply?}   here I am (again), under this connection id
- *   offer {session, offer, media, fresh?}   answer {session, answer, media}   ice-candidate {session, candidate}
+ *   offer {session, link, offer, media}   answer {session, link, answer, media}   ice-candidate {session, candidate}
  *   media {session, media}   bye {session}
+ * `link` names the sender's RTCPeerConnection: another one than before means that it had to start over.
  * A peer that knows none of this but offer, answer and ice-candidate can call us: its session is its connection id.
  */
 
@@ -29,7 +30,8 @@ class Remote {
   #makingOffer = false;
   #ignoringOffer = false;
   #settingAnswer = false;
-  #fresh = true; // no description of the other side's seen yet
+  #link; // names #pc, for the other side
+  #theirLink = null; // names theirs, once a description of it was taken
   #unsent = false; // something could not be sent: negotiate again when the way is free
   #attempts = 0;
   #timers = new Map();
@@ -72,6 +74,9 @@ class Remote {
   #open(initiating) {
     const pc = new this.#environment.RTCPeerConnection(this.#call.configuration);
     this.#pc = pc;
+    this.#link = Math.random().toString(36).slice(2);
+    this.#theirLink = null;
+    this.#makingOffer = this.#settingAnswer = false;
     pc.addEventListener("negotiationneeded", () => this.#offer());
     pc.addEventListener("icecandidate", ({ candidate }) => {
       if (candidate) this.#send("ice-candidate", { candidate: candidate.toJSON?.() ?? candidate });
@@ -104,8 +109,11 @@ class Remote {
 
   /** @internal One after the other, in the order they came. */
   receive(signal) {
-    this.#work = this.#work.then(() => this.#handle(signal)).catch((error) => this.#call.emit("error", error));
-    return this.#work;
+    this.#work = this.#work
+      .then(() => this.#handle(signal))
+      .catch((error) => {
+        if (this.state !== "closed") this.#call.emit("error", error);
+      });
   }
 
   async #handle({ type, data }) {
@@ -121,36 +129,41 @@ class Remote {
     try {
       this.#makingOffer = true;
       await pc.setLocalDescription();
-      if (pc === this.#pc) this.#sendOffer();
+      if (pc === this.#pc && pc.signalingState === "have-local-offer") this.#sendOffer();
     } catch (error) {
       if (pc.signalingState !== "closed") this.#call.emit("error", error);
     } finally {
-      this.#makingOffer = false;
+      if (pc === this.#pc) this.#makingOffer = false;
     }
   }
 
   #sendOffer() {
-    const data = { offer: this.#pc.localDescription, media: this.#call.media };
-    this.#send("offer", this.#fresh ? { ...data, fresh: true } : data);
+    this.#send("offer", { link: this.#link, offer: this.#pc.localDescription, media: this.#call.media });
   }
 
-  async #takeOffer({ offer, fresh }) {
-    if (fresh && !this.#fresh) this.#startOver();
+  async #takeOffer({ offer, link = "" }) {
+    if (this.#theirLink !== null && link !== this.#theirLink) this.#startOver({ initiating: false });
     const ready = !this.#makingOffer && (this.#pc.signalingState === "stable" || this.#settingAnswer);
     this.#ignoringOffer = !ready && !this.#polite;
     if (this.#ignoringOffer) return;
+    // Chromium may never gather candidates after the first offer of all is rolled back: a new connection costs less.
+    if (!ready && this.#theirLink === null) this.#startOver({ initiating: false });
     await this.#pc.setRemoteDescription({ type: "offer", sdp: offer.sdp }); // takes one's own offer back where they crossed
-    this.#fresh = false;
+    this.#theirLink = link;
     await this.#pc.setLocalDescription();
-    this.#send("answer", { answer: this.#pc.localDescription, media: this.#call.media });
+    this.#send("answer", { link: this.#link, answer: this.#pc.localDescription, media: this.#call.media });
   }
 
-  async #takeAnswer({ answer }) {
+  async #takeAnswer({ answer, link = "" }) {
     if (this.#pc.signalingState !== "have-local-offer") return; // to an offer that was taken back
+    if (this.#theirLink !== null && link !== this.#theirLink) {
+      this.#startOver({ initiating: true }); // offers by itself
+      return;
+    }
     try {
       this.#settingAnswer = true;
       await this.#pc.setRemoteDescription({ type: "answer", sdp: answer.sdp });
-      this.#fresh = false;
+      this.#theirLink = link;
     } finally {
       this.#settingAnswer = false;
     }
@@ -165,13 +178,14 @@ class Remote {
     }
   }
 
-  /** The other side has a new peer connection for the same session: the old one cannot be continued. */
-  #startOver() {
+  /** A new peer connection in place of one that cannot be continued; `link` tells the other side. */
+  #startOver({ initiating }) {
     this.#clear("over");
     this.#clear("restart");
     this.#closePeerConnection();
-    this.#fresh = true;
-    this.#open(false);
+    this.#open(initiating);
+    this.state = "new";
+    this.#call.emit("state", { remote: this, state: "new" });
   }
 
   /** Finds a new path between the two: after a failure, or when the network changed. */
@@ -244,7 +258,8 @@ class Remote {
     this.#after("negotiation", NEGOTIATION_DEADLINE_MS, () => {
       if (this.#pc.connectionState === "connected" || this.#timers.has("absence")) return;
       if (++this.#attempts >= MAX_NEGOTIATIONS) this.#call.drop(this, "unreachable");
-      else this.restart();
+      else if (this.#attempts === 1) this.restart();
+      else this.#startOver({ initiating: true }); // whatever is stuck in this connection is not in a new one
     });
   }
 
@@ -376,7 +391,7 @@ export class Call extends Emitter {
   setEnabled(kind, enabled) {
     this.#media[kind] = enabled;
     this.#applyMedia();
-    if (this.#state === "active") this.#broadcast("media", {});
+    if (this.#state === "active" && this.#session !== null) this.#broadcast("media", {});
   }
 
   /** Leaves the call, tells everyone, and stays in the room: the signaling client is the app's to close. */

@@ -106,6 +106,7 @@ def look_inside(root: Path, configuration: dict[str, Any]) -> None:
     left = [tool for tool in NOT_IN_AN_IMAGE for folder in folders if os.path.lexists(folder / tool)]
     check(not left, f"no compiler, pip or uv {left or ''}")
     check(not list((root / "opt/sidecar").rglob("pip")), "no pip module beside the dependencies")
+    check(not (root / "app/sidecar/dev/demo").exists(), "no demo of the developer's desk")
     sources = list((root / "app").rglob("*.py"))
     check(
         all(list(path.parent.glob(f"__pycache__/{path.stem}.*.pyc")) for path in sources),

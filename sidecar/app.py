@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import time
@@ -27,16 +28,22 @@ from sidecar.edge.address import Proxies
 from sidecar.edge.handshake import Drain, Handshake
 from sidecar.edge.limits import HandshakeLimits
 from sidecar.edge.listener import listen, serve, signaling_app
+from sidecar.edge.live_page import add_live_page
 from sidecar.edge.ops import ops_app
 from sidecar.membership.chat_service import CODES, METHODS, ChatService, TlsFiles
 from sidecar.membership.directory import CACHE_RESULTS, Directory
 from sidecar.membership.model import MemberKey
+from sidecar.observe import logs, tracing
+from sidecar.observe.certificates import lives
+from sidecar.observe.history import History
 from sidecar.observe.metrics import Metrics
+from sidecar.observe.refusals import Refusals
 from sidecar.signaling.envelope import Dialect
 from sidecar.signaling.hub import Bus, Hub
 from sidecar.signaling.replies import IceServer
 from sidecar.transport.connection import CLOSE_SECONDS
 from sidecar.transport.connections import Connections, Limits
+from sidecar.transport.tick import Tick
 
 STOP_SECONDS = 1.0
 """What a second signal still gives the clients to read their close."""
@@ -58,10 +65,15 @@ class Sidecar:
         """Where the listeners are, `host:port`, once started."""
         self.on_started: Callable[[], None] = lambda: None
         self._drained: asyncio.Task[None] | None = None
+        self._tracer, untraceable = tracing.from_environment(os.environ)
+        if untraceable is not None:
+            log.warning(untraceable)
+        refusals = Refusals()
         metrics = Metrics(
             max_rooms=settings.metrics_max_rooms,
             room_label=settings.metrics_room_label == "on",
             connections_limit=settings.max_connections,
+            refusals=refusals,
         )
         metrics.expect(
             methods=METHODS,
@@ -96,6 +108,10 @@ class Sidecar:
             timeout_seconds=settings.membership_timeout_ms / 1000,
             max_profile_bytes=settings.max_profile_bytes,
             on_request=metrics.membership_request,
+            trace_call=self._tracer.call,
+            on_certificates=lambda ca, cert: metrics.certificates(
+                lives(membership_ca=ca, membership_client=cert)
+            ),
         )
         self._directory = Directory(
             service=self._chat_service,
@@ -109,8 +125,8 @@ class Sidecar:
         self._bus, rooms_bus = self._make_bus(settings, metrics)
         hub = Hub(
             bus=rooms_bus,
-            schedule=_soon,
-            instruments=metrics,
+            schedule=Tick(),
+            instruments=self._tracer.beside(metrics),
             counters=metrics.rooms,
             max_room_connections=settings.max_room_connections,
             max_connections_per_account=settings.max_connections_per_account,
@@ -129,7 +145,10 @@ class Sidecar:
         metrics.watch(
             hub=hub,
             connections=lambda: len(self.connections.by_id),
+            unsent_bytes=lambda: self.connections.backlog.bytes,
             stale=lambda: self._directory.stale,
+            breaker_open=lambda: self._directory.breaker_open,
+            bus_configured=self._bus is not None,
             bus_connected=lambda: self._bus is not None and self._bus.connected,
         )
         self._drain = Drain(on_begin=metrics.draining)
@@ -151,12 +170,20 @@ class Sidecar:
             connections=self.connections,
             drain=self._drain,
             observer=metrics,
+            witness=refusals,
+            tracer=self._tracer,
             log=log,
         )
         self.signaling = signaling_app(handshake=handshake, mount_prefixes=settings.mount_prefixes)
+        self._history = History(metrics=metrics, refusals=refusals)
         self.ops = ops_app(
-            registry=metrics.registry, why_not_ready=self._why_not_ready, begin_drain=self._begin_drain
+            metrics=metrics.page,
+            why_not_ready=self._why_not_ready,
+            begin_drain=self._begin_drain,
+            set_log_level=logs.set_level,
         )
+        if settings.ops_page:
+            add_live_page(self.ops, state=self._history.state)
 
     def _make_bus(self, settings: Settings, metrics: Metrics) -> tuple[NatsBus | None, Bus]:
         """What carries rooms to other replicas, if anything does, and how rooms see it."""
@@ -240,6 +267,10 @@ class Sidecar:
         settings, running = self.settings, self._running
         signaling = running.enter_context(listen(settings.host, settings.port))
         ops = running.enter_context(listen(settings.ops_host, settings.ops_port))
+        running.push_async_callback(self._tracer.close)
+        if settings.ops_page:
+            self._history.start()
+            running.push_async_callback(self._history.close)
         running.callback((await serve(self.ops, ops)).close)
         await self._chat_service.start()
         running.push_async_callback(self._chat_service.close)

@@ -144,6 +144,7 @@ class Settings(BaseModel):
     port: Port = 8080
     ops_host: Word = "0.0.0.0"  # noqa: S104
     ops_port: Port = 9464
+    ops_page: bool = False
     mount_prefixes: Annotated[
         tuple[Annotated[str, AfterValidator(_mount_prefix)], ...],
         Field(min_length=1),

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from sidecar.bus.local import LocalBus
 from sidecar.observe.metrics import Metrics
+from sidecar.observe.refusals import Refusals
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import PacketError, Signal
@@ -41,7 +42,7 @@ class Rooms(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.scheduled: list = []
-        self.metrics = Metrics(max_rooms=1, room_label=True, connections_limit=0)
+        self.metrics = Metrics(max_rooms=1, room_label=True, connections_limit=0, refusals=Refusals())
         self.hub = Hub(
             bus=LocalBus(),
             schedule=self.scheduled.append,

@@ -170,13 +170,15 @@ test("two devices of one person are two connections", async () => {
 
 for (const [session, polite] of [["z", true], ["a", false]]) {
   test(`where offers cross, the ${polite ? "lower" : "higher"} id ${polite ? "gives way" : "insists"}`, async () => {
-    const { signaling, sent } = await inTheCall();
+    const { signaling, call, sent } = await inTheCall();
     signaling.hears("hello", { session }, ["tomasz", session]);
     await settled();
     assert.equal(ofType(sent, "offer").length, 1);
-    signaling.hears("offer", { session, fresh: true, offer: { type: "offer", sdp: "theirs" } }, ["tomasz", session]);
+    const [{ peerConnection }] = call.remotes;
+    signaling.hears("offer", { session, link: "x", offer: { type: "offer", sdp: "theirs" } }, ["tomasz", session]);
     await settled();
     assert.equal(ofType(sent, "answer").length, polite ? 1 : 0);
+    assert.equal(call.remotes[0].peerConnection === peerConnection, !polite); // the first offer of all is not rolled back
   });
 }
 
@@ -213,6 +215,31 @@ test("who leaves the room and does not come back is cut off, whatever their medi
   assert.equal(all.call.remotes.length, 1);
   await all.clock.advance(1);
   assert.deepEqual(all.left, [["tomasz", "left"]]);
+});
+
+test("who starts over under the same session gets a new peer connection, and is answered", async () => {
+  const all = await inTheCall();
+  const remote = await joinedBy(all, ["tomasz", "t1"]);
+  const before = remote.peerConnection;
+  all.signaling.hears("offer", { session: "t1", link: "another", offer: { type: "offer", sdp: "new" } }, ["tomasz", "t9"]);
+  await settled();
+  assert.notEqual(remote.peerConnection, before);
+  assert.equal(before.connectionState, "closed");
+  assert.equal(remote.peerConnection.remoteDescription.sdp, "new");
+  assert.equal(ofType(all.sent, "answer").at(-1).toConnection, "t9");
+});
+
+test("an offer that is sent again does not make the other side start over", async () => {
+  const all = await inTheCall();
+  all.signaling.hears("offer", { session: "t1", link: "x", offer: { type: "offer", sdp: "theirs" } }, ["tomasz", "t1"]);
+  await settled();
+  const [{ peerConnection }] = all.call.remotes;
+  all.signaling.hears("offer", { session: "t1", link: "x", offer: { type: "offer", sdp: "theirs" } }, ["tomasz", "t1"]);
+  await settled();
+  assert.equal(all.call.remotes[0].peerConnection, peerConnection);
+  assert.equal(ofType(all.sent, "answer").length, 2);
+  const links = new Set(ofType(all.sent, "answer").map(({ data }) => data.link));
+  assert.equal(links.size, 1);
 });
 
 test("bye takes one device out of the call, not the person's others", async () => {

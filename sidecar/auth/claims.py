@@ -9,10 +9,10 @@ from enum import StrEnum
 
 from sidecar.auth import strict_json
 from sidecar.errors import Refusal, RefusalCode
+from sidecar.guid import canonical_guid
 
 MAX_NAME_CHARACTERS = 256
 MAX_SESSION_ID_CHARACTERS = 256
-_GUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|[0-9A-Fa-f]{32}")
 _NUMBER = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,9})?")
 # The years 1 to 9999: what RFC 3339 can write. The issuer's "never" is one of the two ends.
 _EARLIEST, _AFTER_LATEST = -62_135_596_800, 253_402_300_800
@@ -124,10 +124,10 @@ def _use(claims: dict[str, object]) -> Use:
 
 
 def _account_id(value: object) -> str:
-    if not isinstance(value, str) or not _GUID.fullmatch(value):
+    account_id = canonical_guid(value) if isinstance(value, str) else None
+    if account_id is None:
         raise unauthorized("the token's sub is not a GUID")
-    digits = value.replace("-", "").lower()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    return account_id
 
 
 def _session_id(claims: dict[str, object]) -> str | None:

@@ -28,6 +28,7 @@ FILE = Path(__file__).with_name("rooms.toml")
 MAX_BATCH_KEYS = 256
 _POLL_SECONDS = 0.5
 _KEPT_CHANGES = 1000
+_GRACE_SECONDS = 1.0
 _JOINED = datetime(2025, 1, 1, tzinfo=UTC)
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -46,6 +47,7 @@ class ChangeLog:
         self._last = 0
         self._changes: deque[pb.MembershipEvent] = deque(maxlen=kept)
         self._more = asyncio.Event()
+        self._closed = False
 
     def append(self, key: Key, membership: pb.Membership | None) -> None:
         self._last += 1
@@ -59,15 +61,20 @@ class ChangeLog:
         self._more.set()
         self._more = asyncio.Event()
 
+    def close(self) -> None:
+        """End every reading."""
+        self._closed = True
+        self._more.set()
+
     async def after(self, cursor: str) -> AsyncIterator[pb.MembershipEvent]:
-        """Every change after that cursor, for ever; first an event that only says where this begins.
+        """Every change after that cursor, until `close`; first an event that only says where this begins.
 
         Raises:
             LookupError: that cursor is not known (any more), or the reader fell behind.
         """
         read = self._number(cursor) if cursor else self._last
         yield pb.MembershipEvent(cursor=self._cursor(read))
-        while True:
+        while not self._closed:
             more = self._more
             missed = self._last - read
             if missed > len(self._changes):
@@ -94,6 +101,7 @@ class SampleChatService(ChatMembershipServiceServicer):
     def __init__(self, *, file: Path = FILE) -> None:
         """Raises: BadSample."""
         self._file = file
+        self._stamp = _stamp(file)
         self._sample = rooms.read(file)
         self._memberships = _memberships(self._sample)
         self._server: grpc.aio.Server | None = None
@@ -120,7 +128,8 @@ class SampleChatService(ChatMembershipServiceServicer):
             self._follower.cancel()
             await asyncio.wait([self._follower])
         if self._server is not None:
-            await self._server.stop(grace=None)
+            self._changes.close()
+            await self._server.stop(grace=_GRACE_SECONDS)
 
     async def GetMembership(  # noqa: N802 - the protocol's name
         self, request: pb.GetMembershipRequest, context: Context
@@ -148,13 +157,12 @@ class SampleChatService(ChatMembershipServiceServicer):
             await context.abort(grpc.StatusCode.OUT_OF_RANGE, "start with an empty cursor")
 
     async def _follow_file(self) -> None:
-        seen = _stamp(self._file)
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             stamp = _stamp(self._file)
-            if stamp == seen:
+            if stamp == self._stamp:
                 continue
-            seen = stamp
+            self._stamp = stamp
             try:
                 sample = rooms.read(self._file)
             except BadSample as error:

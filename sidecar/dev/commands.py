@@ -34,8 +34,10 @@ def add_to(commands: Commands) -> None:
 
 
 def _dev(_arguments: argparse.Namespace) -> None:
-    from sidecar.dev.desk import run  # noqa: PLC0415 - serve need not load what only dev uses
-
+    try:
+        from sidecar.dev.desk import run  # noqa: PLC0415 - serve need not load what only dev uses
+    except ModuleNotFoundError:
+        sys.exit("dev is not part of this installation: run it from a checkout")
     sys.exit(run(DEV_DIRECTORY))
 
 

@@ -70,6 +70,7 @@ def _settings(issuer: Issuer, chat_port: int, environ: Mapping[str, str]) -> dic
     ours = {
         "SIDECAR_HOST": "127.0.0.1",
         "SIDECAR_OPS_HOST": "127.0.0.1",
+        "SIDECAR_OPS_PAGE": "true",
         "SIDECAR_JWT_PUBLIC_KEY_FILE": str(issuer.public_file),
         "SIDECAR_JWT_AUDIENCES": AUDIENCE,
         "SIDECAR_MEMBERSHIP_TARGET": f"127.0.0.1:{chat_port}",
@@ -112,6 +113,7 @@ def _who_may_join(issuer: Issuer, chat_service: SampleChatService, rooms_file: P
         lines.append(f"\n  {name}'s token for a day:\n  {token}\n\n  {socket}?tk=<token>")
     return (
         f"\nDemo: {origin}/   open it twice and call yourself\n"
+        f"Live: http://{sidecar.ops_address}/   what the sidecar is doing right now\n"
         f"People and rooms: {rooms_file}   edits count at once\n"
         + "\n".join(lines)
         + f"\n\n  Metrics and probes: http://{sidecar.ops_address}/metrics /livez /readyz"

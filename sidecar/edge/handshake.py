@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from http import HTTPStatus
+from time import perf_counter, time
 from typing import Protocol
 
 import msgspec
@@ -15,12 +17,13 @@ from sidecar.auth.credentials import Credential, Source, find_credential, offers
 from sidecar.auth.verifier import Verifier
 from sidecar.edge.address import Address, Proxies, limited_as, origin_allowed
 from sidecar.edge.limits import HandshakeLimits
-from sidecar.edge.trace import trace_id
 from sidecar.edge.upgrade import switching_protocols, upgrade_problem
 from sidecar.errors import Refusal, RefusalCode
 from sidecar.guid import canonical_guid
 from sidecar.membership.directory import Directory
 from sidecar.membership.model import MemberKey
+from sidecar.observe.refusals import RefusedHandshake
+from sidecar.observe.tracing import Outcome, Trace, Tracer
 from sidecar.signaling.envelope import Dialect
 from sidecar.signaling.hub import Hub
 from sidecar.transport.connections import Connections
@@ -33,6 +36,7 @@ REALM = "sphere"
 
 _NO_TOKEN = "no token: send Authorization, ?tk=, the subprotocol bearer or the cookie AuthToken"
 _FAILURES = frozenset({401, 403})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _DIALECTS = {dialect.value: dialect for dialect in Dialect}
 
 
@@ -41,6 +45,13 @@ class Observer(Protocol):
 
     def handshake(self, outcome: str, seconds: float) -> None:
         """One was answered: `accepted`, or the error's code in lower case."""
+
+
+class Witness(Protocol):
+    """Who remembers refused handshakes, for people."""
+
+    def note(self, refused: RefusedHandshake) -> None:
+        """One was refused."""
 
 
 class Drain:
@@ -59,13 +70,17 @@ class Drain:
 class _Visitor:
     """What is known of a request while it is judged: for its answer and its log line."""
 
-    __slots__ = ("account_id", "address", "room_id", "trace_id")
+    __slots__ = ("account_id", "address", "outcome", "request_id", "room_id", "status", "trace", "upgraded")
 
-    def __init__(self, trace: str, address: Address) -> None:
-        self.trace_id = trace
+    def __init__(self, trace: Trace, address: Address, request_id: str | None) -> None:
+        self.trace = trace
         self.address = address
+        self.request_id = request_id
+        self.status = 0
+        self.outcome = "gone"
         self.room_id: str | None = None
         self.account_id: str | None = None
+        self.upgraded = False
 
 
 class Handshake:
@@ -85,6 +100,8 @@ class Handshake:
         connections: Connections,
         drain: Drain,
         observer: Observer,
+        witness: Witness,
+        tracer: Tracer,
         log: BoundLogger,
     ) -> None:
         self._proxies = proxies
@@ -98,6 +115,8 @@ class Handshake:
         self._connections = connections
         self._drain = drain
         self._observer = observer
+        self._witness = witness
+        self._tracer = tracer
         self._log = log
 
     async def answer(self, request: Request, chat_id: str) -> HTTPResponse | None:
@@ -106,26 +125,43 @@ class Handshake:
         visitor = self._visitor(request)
         try:
             if await self._judge(request, chat_id, visitor):
+                visitor.status, visitor.outcome = 101, "accepted"
                 self._observer.handshake("accepted", perf_counter() - begun)
+                self._log.debug(
+                    "handshake accepted",
+                    trace_id=visitor.trace.trace_id,
+                    request_id=visitor.request_id,
+                    account=visitor.account_id,
+                    room=visitor.room_id,
+                )
                 return None
+            visitor.status, visitor.outcome = 204, "preflight"
             return HTTPResponse(status=204, headers=self._preflight_headers(request))
         except Refusal as refusal:
             return self._refuse(request, visitor, refusal, begun)
         except Exception as error:  # noqa: BLE001 - a bug of ours: this request fails, no other
-            return self._fail(request, visitor, error, begun)
+            answer = self._fail(request, visitor, error, begun)
+            return None if visitor.upgraded else answer
+        finally:
+            _end_trace(visitor)
 
     def answer_error(self, request: Request, error: Exception) -> HTTPResponse:
         """Answer what never reached `answer`: unknown paths and methods, requests that are no HTTP."""
         begun = perf_counter()
         visitor = self._visitor(request)
-        status = getattr(error, "status_code", 500)
-        if status == 404:  # noqa: PLR2004
-            return self._refuse(request, visitor, _not_found(), begun)
-        if status == 405:  # noqa: PLR2004
-            return self._refuse(request, visitor, _method_not_allowed(), begun)
-        if status < 500:  # noqa: PLR2004
-            return self._refuse(request, visitor, Refusal(RefusalCode.BAD_REQUEST, str(error)), begun, status)
-        return self._fail(request, visitor, error, begun)
+        try:
+            status = getattr(error, "status_code", 500)
+            if status == 404:  # noqa: PLR2004
+                return self._refuse(request, visitor, _not_found(), begun)
+            if status == 405:  # noqa: PLR2004
+                return self._refuse(request, visitor, _method_not_allowed(), begun)
+            if status < 500:  # noqa: PLR2004
+                # Not the error's own words: they may quote a URL, and that a token.
+                reason = f"no request that can be served: {HTTPStatus(status).phrase}"
+                return self._refuse(request, visitor, Refusal(RefusalCode.BAD_REQUEST, reason), begun, status)
+            return self._fail(request, visitor, error, begun)
+        finally:
+            _end_trace(visitor)
 
     async def _judge(self, request: Request, chat_id: str, visitor: _Visitor) -> bool:
         """The handshake, top to bottom. True: upgraded; False: a CORS preflight."""
@@ -139,12 +175,14 @@ class Handshake:
         self._check_open()
         self._check_address(visitor.address)
         credential = _credential(request)
-        principal = await self._verifier.verify(credential.token, bot=credential.bot)
+        with visitor.trace.step("verify token"):
+            principal = await self._verifier.verify(credential.token, bot=credential.bot)
         account_id = visitor.account_id = principal.account_id
         if credential.source is Source.COOKIE:
             self._check_origin(request)
         self._check_account(account_id)
-        membership = await self._directory.admit(MemberKey(room_id, account_id))
+        with visitor.trace.step("membership") as metadata:
+            membership = await self._directory.admit(MemberKey(room_id, account_id), metadata=metadata)
         self._check_open()
         dialect = self._upgrade_dialect(request)
         async with self._hub.entering(room_id) as waited:
@@ -156,6 +194,7 @@ class Handshake:
             self._hub.check_space(room_id, account_id)
             taken = take_over(request)
             if taken is not None:
+                visitor.upgraded = True  # from here on there is no HTTP to answer with
                 transport, received = taken
                 self._connections.open(
                     transport,
@@ -165,14 +204,15 @@ class Handshake:
                     principal=principal,
                     dialect=dialect,
                     address=str(visitor.address),
-                    trace_id=visitor.trace_id,
+                    trace_id=visitor.trace.trace_id,
                 )
         return True
 
     def _visitor(self, request: Request) -> _Visitor:
         return _Visitor(
-            trace_id(request.headers.get("traceparent")),
+            self._tracer.handshake(request.headers.get("traceparent"), request.headers.get("tracestate")),
             self._proxies.client_address(_peer(request), request.headers),
+            _request_id(request),
         )
 
     def _check_open(self) -> None:
@@ -226,10 +266,23 @@ class Handshake:
         if status in _FAILURES and refusal.code is not RefusalCode.TOKEN_EXPIRED:
             self._limits.failed(limited_as(visitor.address))
         seconds = perf_counter() - begun
-        self._observer.handshake(refusal.code.lower(), seconds)
+        visitor.status, visitor.outcome = status, refusal.code.lower()
+        self._observer.handshake(visitor.outcome, seconds)
+        self._witness.note(
+            RefusedHandshake(
+                at=time(),
+                status=status,
+                code=refusal.code.value,
+                reason=refusal.message,
+                room_id=visitor.room_id,
+                trace_id=visitor.trace.trace_id,
+                address=limited_as(visitor.address),
+            )
+        )
         self._log.info(
             "handshake refused",
-            trace_id=visitor.trace_id,
+            trace_id=visitor.trace.trace_id,
+            request_id=visitor.request_id,
             status=status,
             code=refusal.code.value,
             reason=refusal.message,
@@ -241,7 +294,7 @@ class Handshake:
         body = {"code": refusal.code.value, "message": refusal.message, "status": status}
         if refusal.detail is not None:
             body["detail"] = refusal.detail
-        body["traceId"] = visitor.trace_id
+        body["traceId"] = visitor.trace.trace_id
         return HTTPResponse(
             msgspec.json.encode(body),
             status=status,
@@ -250,7 +303,7 @@ class Handshake:
         )
 
     def _fail(self, request: Request, visitor: _Visitor, error: Exception, begun: float) -> HTTPResponse:
-        self._log.error("handshake failed", trace_id=visitor.trace_id, exc_info=error)
+        self._log.error("handshake failed", trace_id=visitor.trace.trace_id, exc_info=error)
         return self._refuse(request, visitor, Refusal(RefusalCode.INTERNAL_ERROR, "internal error"), begun)
 
     def _cors_headers(self, request: Request) -> dict[str, str]:
@@ -274,6 +327,16 @@ class Handshake:
             headers["access-control-allow-headers"] = "Authorization, traceparent"
             headers["access-control-max-age"] = "600"
         return headers | {"allow": ALLOWED_METHODS}
+
+
+def _end_trace(visitor: _Visitor) -> None:
+    visitor.trace.end(Outcome(visitor.status, visitor.outcome, visitor.room_id, visitor.account_id))
+
+
+def _request_id(request: Request) -> str | None:
+    """What a gateway calls this request: words of its own, so only what is safe in a log line."""
+    given = request.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else None
 
 
 def _credential(request: Request) -> Credential:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
 from sanic.config import Config
+from sanic.http import Http, Stage
 from sanic.server import AsyncioServer
+from sanic.server.protocols.http_protocol import HttpProtocol
 
 from sidecar.edge.handshake import Handshake
 
@@ -26,9 +30,20 @@ SEND_BUFFER_BYTES = 65_536
 _numbers = itertools.count()  # Sanic wants a name once per process; tests make many
 
 
+class _SilentSanic(Sanic[Config, SimpleNamespace]):
+    """Sanic without its signals about requests: nobody listens, and to find that out anew is a fifth of a handshake."""
+
+    def dispatch(self, event: str, **arguments: Any) -> Coroutine[Any, Any, Any]:
+        return _nothing() if event.startswith("http.") else super().dispatch(event, **arguments)
+
+
+async def _nothing() -> None:
+    pass
+
+
 def new_app(name: str) -> App:
     """A Sanic application with what both listeners have in common."""
-    app: App = Sanic(f"{name}-{next(_numbers)}", configure_logging=False)
+    app: App = _SilentSanic(f"{name}-{next(_numbers)}", configure_logging=False)
     app.config.update(
         {
             "ACCESS_LOG": False,
@@ -68,6 +83,41 @@ def signaling_app(*, handshake: Handshake, mount_prefixes: Sequence[str]) -> App
     return app
 
 
+class _Http(Http):
+    """Sanic's, that also answers a request whose URL cannot be read: Sanic trips over it again, and logs a bug."""
+
+    __slots__ = ()
+
+    def create_empty_request(self) -> None:
+        self.url = None
+        super().create_empty_request()
+
+
+class _ImpatientHttp(HttpProtocol):
+    """Sanic's, with deadlines that a peer cannot put off."""
+
+    __slots__ = ()
+    HTTP_CLASS = _Http
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._http = None  # Sanic's task sets it, maybe after the first bytes are here
+        super().connection_made(transport)  # type: ignore[no-untyped-call]
+
+    def data_received(self, data: bytes) -> None:
+        """Count a request's time from its first byte: Sanic would begin anew with each."""
+        begun = self._time
+        super().data_received(data)
+        http = self._http
+        if http is not None and (http.stage is not Stage.IDLE or http.request_body):
+            self._time = begun
+
+    def check_timeouts(self) -> None:
+        """Go on looking while a WebSocket's handshake is judged: Sanic would stop, for this and all later requests."""
+        if self._http is not None:
+            self._http.upgrade_websocket = False
+        super().check_timeouts()  # type: ignore[no-untyped-call]
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; raises OSError with the address in words an operator can use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -88,7 +138,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 async def serve(app: App, sock: socket.socket) -> AsyncioServer:
     """Serve `app` on a listening socket, in this loop."""
-    server = await app.create_server(sock=sock, backlog=BACKLOG, return_asyncio_server=True)
+    server = await app.create_server(
+        sock=sock, backlog=BACKLOG, return_asyncio_server=True, protocol=_ImpatientHttp
+    )
     assert server is not None  # noqa: S101 - return_asyncio_server
     await server.startup()
     await server.start_serving()

@@ -1,26 +1,34 @@
-"""The listener of operators: probes, metrics, drain. Nothing of it is reachable through the signaling port."""
+"""The listener of operators: probes, metrics, drain, log level; nothing of it can be reached through the other port."""
 
 from __future__ import annotations
 
+import asyncio
 import gzip
-from collections.abc import Callable
-from ipaddress import ip_address
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv6Address, ip_address
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from sanic import HTTPResponse, Request
 from sanic.exceptions import SanicException
-from sanic.response import json, text
+from sanic.response import text
 
 from sidecar.edge.listener import App, new_app
+from sidecar.observe.logs import LEVELS
+
+_ISTIO_INBOUND = ip_address("127.0.0.6")
+"""From here Istio's proxy hands on what came from outside: loopback, and yet not this machine."""
 
 
 def ops_app(
-    *, registry: CollectorRegistry, why_not_ready: Callable[[], str | None], begin_drain: Callable[[], object]
+    *,
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
+    why_not_ready: Callable[[], str | None],
+    begin_drain: Callable[[], object],
+    set_log_level: Callable[[str], None],
 ) -> App:
-    """`/livez` while the loop turns, `/readyz`, `/metrics`, and `POST /drain` from loopback.
+    """`/livez` while the loop turns, `/readyz`, `/metrics`; from loopback `POST /drain` and `POST /log-level`.
 
-    `why_not_ready` speaks of this process alone: an outage of others shows in metrics, never here.
+    `why_not_ready` speaks of this process alone: an outage of others shows in metrics, never here. `metrics` gets an
+    `Accept` header and gives the page and its content type.
     """
     app = new_app("ops")
 
@@ -34,22 +42,15 @@ def ops_app(
         return text("ok\n") if problem is None else text(problem + "\n", status=503)
 
     @app.get("/metrics")
-    async def metrics(request: Request) -> HTTPResponse:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        page = encode(registry)
+    async def scrape(request: Request) -> HTTPResponse:
+        page, content_type = await metrics(request.headers.get("accept", ""))
         headers = {"vary": "Accept, Accept-Encoding"}
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            page = gzip.compress(page, compresslevel=1)
+        if _takes_gzip(request.headers.get("accept-encoding", "")):
+            page = await asyncio.to_thread(gzip.compress, page, 1)  # without the interpreter's lock
             headers["content-encoding"] = "gzip"
         return HTTPResponse(page, headers=headers, content_type=content_type)
 
-    @app.post("/drain")
-    async def drain(request: Request) -> HTTPResponse:
-        peer = request.conn_info.client_ip if request.conn_info else ""
-        if not ip_address(peer).is_loopback:
-            return json({"message": "only from loopback"}, status=403)
-        begin_drain()
-        return text("draining\n", status=202)
+    _add_controls(app, begin_drain=begin_drain, set_log_level=set_log_level)
 
     async def error(_request: Request, exception: Exception) -> HTTPResponse:
         status = exception.status_code if isinstance(exception, SanicException) else 500
@@ -57,3 +58,44 @@ def ops_app(
 
     app.error_handler.add(Exception, error)
     return app
+
+
+def _add_controls(
+    app: App, *, begin_drain: Callable[[], object], set_log_level: Callable[[str], None]
+) -> None:
+    @app.post("/drain")
+    async def drain(request: Request) -> HTTPResponse:
+        if not _from_this_machine(request):
+            return text("only from loopback, not through a proxy or a browser\n", status=403)
+        begin_drain()
+        return text("draining\n", status=202)
+
+    @app.post("/log-level")
+    async def log_level(request: Request) -> HTTPResponse:
+        if not _from_this_machine(request):
+            return text("only from loopback, not through a proxy or a browser\n", status=403)
+        level = request.body.decode(errors="replace").strip().lower()
+        if level not in LEVELS:
+            return text(f"expected a body of one word: {', '.join(LEVELS)}\n", status=400)
+        set_log_level(level)
+        return text(f"{level}\n")
+
+
+def _from_this_machine(request: Request) -> bool:
+    """Whether a program on this machine asks, and not a proxy for someone else or a page in a browser."""
+    try:
+        peer = ip_address(request.conn_info.client_ip if request.conn_info else "")
+    except ValueError:
+        return False
+    if isinstance(peer, IPv6Address) and peer.ipv4_mapped is not None:
+        peer = peer.ipv4_mapped
+    passed_on = any(name in request.headers for name in ("origin", "x-forwarded-for", "forwarded"))
+    return peer.is_loopback and peer != _ISTIO_INBOUND and not passed_on
+
+
+def _takes_gzip(accept_encoding: str) -> bool:
+    for item in accept_encoding.lower().split(","):
+        coding, _, weight = item.partition(";")
+        if coding.strip() == "gzip":
+            return weight.replace(" ", "") not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
+    return False

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,17 @@ CODES = (*(code.name for code in grpc.StatusCode), WRONG_ANSWER)
 
 OnRequest = Callable[[str, str, float], None]
 """Called once per finished call with one of `METHODS`, one of `CODES`, and its seconds."""
+
+TraceCall = Callable[[str, Metadata], AbstractContextManager[Metadata]]
+"""Around one call: the method and the metadata it was asked with; gives the metadata it is sent with."""
+
+OnCertificates = Callable[[bytes | None, bytes | None], None]
+"""Called with the PEM texts of the CA and of our own certificate when they come into use; None: not configured."""
+
+
+def _untraced(_method: str, metadata: Metadata) -> AbstractContextManager[Metadata]:
+    return nullcontext(metadata)
+
 
 _CERTIFICATE_POLL_SECONDS = 5.0
 # A peer that is gone without a word is noticed this long, and the time for a pong, after being asked something. Where
@@ -98,6 +109,8 @@ class ChatService:
         timeout_seconds: float,
         max_profile_bytes: int,
         on_request: OnRequest,
+        trace_call: TraceCall = _untraced,
+        on_certificates: OnCertificates = lambda _ca, _cert: None,
         tls: TlsFiles | None = None,
         certificate_poll_seconds: float = _CERTIFICATE_POLL_SECONDS,
         keepalive_seconds: float = _KEEPALIVE_SECONDS,
@@ -106,6 +119,8 @@ class ChatService:
         self._timeout_seconds = timeout_seconds
         self._max_profile_bytes = max_profile_bytes
         self._on_request = on_request
+        self._trace_call = trace_call
+        self._on_certificates = on_certificates
         self._tls = tls
         self._certificate_poll_seconds = certificate_poll_seconds
         self._options = (*_OPTIONS, *_keepalive(keepalive_seconds))
@@ -138,10 +153,8 @@ class ChatService:
     async def get(self, key: MemberKey, *, metadata: Metadata = ()) -> Membership | None:
         request = pb.GetMembershipRequest(room_id=key.room_id, account_id=key.account_id)
         try:
-            with self._counted("GetMembership"):
-                answer = await self._stub.GetMembership(
-                    request, timeout=self._timeout_seconds, metadata=metadata
-                )
+            with self._counted("GetMembership"), self._trace_call("GetMembership", metadata) as sent:
+                answer = await self._stub.GetMembership(request, timeout=self._timeout_seconds, metadata=sent)
                 return decoding.membership(answer.membership, key, max_profile_bytes=self._max_profile_bytes)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
@@ -234,6 +247,9 @@ class ChatService:
     def _use(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
         self._stub = ChatMembershipServiceStub(channel)
+        if self._tls is not None:
+            ca, cert, _key = self._pems
+            self._on_certificates(ca, cert)
 
     async def _follow_files(self, tls: TlsFiles) -> None:
         """Kubernetes changes a mounted secret at any time, and not always all its files in one step."""

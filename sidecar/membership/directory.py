@@ -387,8 +387,9 @@ class Directory:
 
     def _recheck_all(self) -> None:
         """Changes may have been missed: give every slot its turn soon."""
-        self._hurried_slots = _SLOTS + 1
-        self._hurry.set()
+        if self._live:
+            self._hurried_slots = _SLOTS + 1
+            self._hurry.set()
 
     async def _recheck_urgent(self) -> None:
         while True:

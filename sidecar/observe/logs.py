@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 
 import structlog
 from structlog.stdlib import BoundLogger
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+LEVELS = ("debug", "info", "warning", "error")
+
+_OURS = "sidecar"
+# A JWT, from whichever line it tries to get out: ours have none, a library's error text might quote a request.
+_TOKEN = re.compile(r"eyJ[\w-]{8,}(\.[\w-]*){0,4}")
 
 
 def set_up(*, level: str, json: bool) -> BoundLogger:
@@ -30,13 +37,13 @@ def set_up(*, level: str, json: bool) -> BoundLogger:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render, _mask_tokens],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("sidecar").setLevel(level.upper())
+    set_level(level)
     logging.getLogger("websockets").setLevel(
         logging.CRITICAL
     )  # a peer's protocol error is in its connection's line
@@ -50,5 +57,14 @@ def set_up(*, level: str, json: bool) -> BoundLogger:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    logger: BoundLogger = structlog.stdlib.get_logger("sidecar")
+    logger: BoundLogger = structlog.stdlib.get_logger(_OURS)
     return logger
+
+
+def set_level(level: str) -> None:
+    """From now on our own lines of `level` (one of `LEVELS`) and above are written; the libraries' from warning on."""
+    logging.getLogger(_OURS).setLevel(level.upper())
+
+
+def _mask_tokens(_logger: WrappedLogger, _method: str, line: EventDict | str) -> str:
+    return _TOKEN.sub("[token]", str(line))

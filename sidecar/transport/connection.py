@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Iterable
+from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,7 @@ from sidecar.auth.verifier import Principal, Use
 from sidecar.errors import Disconnect, Refusal, RefusalCode
 from sidecar.signaling import replies
 from sidecar.signaling.packets import AuthRefresh, PacketError, PacketErrorCode, Ping, Signal, decode
-from sidecar.signaling.room import Member
+from sidecar.signaling.room import Member, Participant
 
 if TYPE_CHECKING:
     from sidecar.transport.connections import Connections
@@ -35,11 +37,16 @@ MALFORMED_WINDOW_SECONDS = 60.0
 FLOOD_MESSAGES = 200
 FLOOD_PAUSE_SECONDS = 1.0
 IDLE_LOOK_SECONDS = 20.0
+FRAMES_AT_A_TIME = 256
+"""Read of one connection before the others have their turn: one read can hold 40,000 frames of a flood."""
 
 _FINAL_TEXT = 0x81
 _MASKED = 0x80
+_HEADER_AND_MASK = 8  # of a frame with a 16-bit size
+_SIZE_FOLLOWS = _MASKED | 126
+_first_bytes = Struct("!BBH").unpack_from
+_CLOSE = 0x88
 _PING = b"\x89\x00"
-_NORMAL_CLOSURES = frozenset({1000, 1001, 1005})
 
 _REFRESH_ERRORS = {
     RefusalCode.TOKEN_EXPIRED: PacketErrorCode.TOKEN_EXPIRED,
@@ -74,6 +81,7 @@ class Connection(asyncio.Protocol):
         "_close_at",
         "_congested",
         "_fragments",
+        "_fragments_are_text",
         "_heard_at",
         "_home",
         "_limited",
@@ -119,7 +127,8 @@ class Connection(asyncio.Protocol):
         self._ws: ServerProtocol | None = None
         self._partial: bytearray | None = None  # the beginning of a frame, until `_needed` bytes are there
         self._needed = 0
-        self._fragments: list[bytes] | None = None  # of a message under way
+        self._fragments: bytearray | None = None  # of a message under way, as far as it has come
+        self._fragments_are_text = False
         self._congested = False  # the kernel took no more: unsent bytes are with us
         self._allowance = 0  # the first packet's bytes, not counted against the send buffer while unsent
         self._rate_at = 0.0  # GCRA's theoretical arrival time of the next message
@@ -133,20 +142,27 @@ class Connection(asyncio.Protocol):
     # From the handshake
 
     def start(
-        self, transport: asyncio.Transport, *, head: bytes, first_packet: bytes, received: bytes
+        self, transport: asyncio.Transport, *, head: bytes, others: Iterable[Participant], received: bytes
     ) -> None:
         """Begin: answer the upgrade with `head`, say the first packet, read what came already."""
         self._transport = transport
-        self._allowance = len(head) + len(first_packet)
-        transport.set_write_buffer_limits(
-            high=0
-        )  # a write goes to the kernel at once; `pause_writing`: it took no more
-        self._schedule_retirement()
-        heartbeat = self._home.limits.heartbeat_seconds
-        if heartbeat:
-            self._ping_at = monotonic() + random.random() * heartbeat  # noqa: S311 - spreads load, hides nothing
-        self._look_again()
-        self.write(head + first_packet, 1)
+        begin = head
+        try:
+            # A write goes to the kernel at once; `pause_writing`: it took no more.
+            transport.set_write_buffer_limits(high=0)
+            self._schedule_retirement()
+            heartbeat = self._home.limits.heartbeat_seconds
+            if heartbeat:
+                self._ping_at = monotonic() + random.random() * heartbeat  # noqa: S311 - spreads load, hides nothing
+            self._look_again()
+            begin += self._home.welcome(self, others)
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            transport.write(head)
+            self.fail(error)
+        self._allowance = len(begin)
+        self.write(begin, 1)
+        if not self._congested:
+            self._allowance = 0
         transport.resume_reading()
         if received:
             self.data_received(received)
@@ -161,43 +177,69 @@ class Connection(asyncio.Protocol):
                 if len(self._partial) < self._needed:
                     return
                 data, self._partial = bytes(self._partial), None
-            self._read(data)
+            if not self._read_usual(data):
+                self._read(data)
         except Exception as error:  # noqa: BLE001 - a bug of ours ends this connection and no other
             self.fail(error)
 
+    def _read_usual(self, data: bytes) -> bool:
+        """Read what most reads are: one whole text frame with a 16-bit size. False: it is something else."""
+        if len(data) <= _HEADER_AND_MASK or self._ws is not None:
+            return False
+        first, second, size = _first_bytes(data)
+        if first != _FINAL_TEXT or second != _SIZE_FOLLOWS or len(data) != _HEADER_AND_MASK + size:
+            return False
+        limit = self._home.limits.max_message_bytes
+        if limit and size > limit:
+            return False
+        self._on_message(apply_mask(data[_HEADER_AND_MASK:], data[4:_HEADER_AND_MASK]), text=True)
+        return True
+
     def _read(self, data: bytes) -> None:
-        if self.disconnect is not None and self._ws is not None:
-            self._read_by_library(data)  # only the peer's close still matters
-            return
+        ws = self._ws
+        if ws is not None and (ws.close_rcvd is not None or ws.parser_exc is not None):
+            return  # it said good-bye, or broke the protocol: nothing that follows counts
         start, size = 0, len(data)
         limit = self._home.limits.max_message_bytes
-        while start < size:
+        for _ in range(FRAMES_AT_A_TIME):
+            if start == size:
+                return
             payload, end = frame_header(data, start)
-            length = end - payload
-            if limit and length > limit:
+            if limit and end - payload > limit:
                 self._read_by_library(data[start:])  # which refuses it, however much more is to come
                 return
             if not payload or end > size:
+                if payload and limit and len(self._fragments or b"") + end - payload > limit:
+                    self._read_by_library(data[start:])  # the message will be too big: as above
+                    return
                 self._partial = bytearray(data[start:])
                 self._needed = end - start if payload else len(self._partial) + 1
                 return
             if data[start] == _FINAL_TEXT and data[start + 1] & _MASKED and self._ws is None:
                 self._on_message(apply_mask(data[payload:end], data[payload - 4 : payload]), text=True)
-            else:
-                self._read_by_library(data[start:end])
+            elif self.disconnect is None or data[start] == _CLOSE:
+                self._read_by_library(data[start:end])  # while closing, only the peer's close still matters
             start = end
+        if start < size:
+            self._partial, self._needed = bytearray(data[start:]), 0
+            self._transport.pause_reading()
+            self._home.soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """The others had their turn, or the peer reads its answers again: what was left of a long read."""
+        if self._transport.is_closing() or (self._congested and self.disconnect is None):
+            return  # `resume_writing` reads on
+        self._transport.resume_reading()
+        if self._partial is not None:
+            self.data_received(b"")
 
     def _read_by_library(self, frame: bytes) -> None:
-        if self._ws is None:
-            self._ws = ServerProtocol(
-                state=State.OPEN,
-                max_size=self._home.limits.max_message_bytes or None,
-                logger=self._home.quiet_logger,
-            )
-        ws = self._ws
+        if frame[0] == _CLOSE and self._fragments is not None:
+            self._ws = self._fragments = None  # one may leave amid a message; the library calls that an error
+        ws = self._ws or self._open_library()
         ws.receive_data(frame)
         for event in ws.events_received():
-            if isinstance(event, Frame):
+            if isinstance(event, Frame) and self.disconnect is None:
                 self._on_frame(event)
         if ws.state is not State.OPEN:
             self._note_closing(ws)
@@ -205,23 +247,30 @@ class Connection(asyncio.Protocol):
         if ws.state is State.OPEN and self._fragments is None:
             self._ws = None
 
+    def _open_library(self) -> ServerProtocol:
+        limit = self._home.limits.max_message_bytes or None
+        self._ws = ServerProtocol(state=State.OPEN, max_size=limit, logger=self._home.quiet_logger)
+        return self._ws
+
     def _on_frame(self, frame: Frame) -> None:
-        if frame.opcode is Opcode.PONG:
-            if self._pinged_at:
-                self._home.observer.heartbeat(self._heard_at - self._pinged_at)
-                self._pinged_at = 0.0
-        elif frame.opcode is Opcode.PING:
-            self._hold_a_flood()
-        elif frame.opcode in (Opcode.TEXT, Opcode.BINARY):
+        if frame.opcode is Opcode.PONG and self._pinged_at:
+            self._home.observer.heartbeat(self._heard_at - self._pinged_at)
+            self._pinged_at = 0.0
+        elif frame.opcode in {Opcode.PING, Opcode.PONG}:  # nobody sends these but to keep us busy
+            self._within_rate()
+        elif frame.opcode in {Opcode.TEXT, Opcode.BINARY}:
             if frame.fin:
                 self._on_message(bytes(frame.data), text=frame.opcode is Opcode.TEXT)
             else:
-                self._fragments = [bytes((frame.opcode,)), bytes(frame.data)]
+                self._fragments = bytearray(frame.data)
+                self._fragments_are_text = frame.opcode is Opcode.TEXT
         elif frame.opcode is Opcode.CONT and self._fragments is not None:
-            self._fragments.append(bytes(frame.data))
+            self._fragments += frame.data
             if frame.fin:
-                (opcode, *parts), self._fragments = self._fragments, None
-                self._on_message(b"".join(parts), text=opcode[0] == Opcode.TEXT)
+                message, self._fragments = bytes(self._fragments), None
+                self._on_message(message, text=self._fragments_are_text)
+            elif not frame.data:
+                self._within_rate()  # the size of a message does not bound how many of these it may have
 
     def _on_message(self, payload: bytes, *, text: bool) -> None:
         if self.disconnect is not None:
@@ -265,7 +314,7 @@ class Connection(asyncio.Protocol):
             return True
         now = self._heard_at
         if self._limited:
-            if now - self._limited_at > FLOOD_PAUSE_SECONDS:
+            if now - self._limited_at >= FLOOD_PAUSE_SECONDS:
                 self._limited = 0
             else:
                 self._limited += 1
@@ -274,12 +323,14 @@ class Connection(asyncio.Protocol):
                     self._home.observer.dropped("rate_limited")
                     self.end(errors.MESSAGE_FLOOD)
                     return False
-        at = max(self._rate_at, now)
+        at = max(now, self._rate_at)
         if at - now > limits.message_burst_seconds:
             self._limited = self._limited or 1
             self._limited_at = now
             self._home.observer.dropped("rate_limited")
-            problem = PacketError(PacketErrorCode.RATE_LIMITED, "too many messages, this one was dropped")
+            problem = PacketError(
+                PacketErrorCode.RATE_LIMITED, "too many messages: what comes too fast is dropped"
+            )
             self._reply(replies.error(self.member.dialect, problem))
             return False
         self._rate_at = at + limits.message_interval_seconds
@@ -375,7 +426,8 @@ class Connection(asyncio.Protocol):
         return expires_at is not None and self._home.clock() >= expires_at
 
     def _next_look(self, now: float) -> float:
-        pong_by = self._pinged_at and self._pinged_at + self._home.limits.pong_timeout_seconds
+        timeout = self._home.limits.pong_timeout_seconds
+        pong_by = self._pinged_at + timeout if self._pinged_at and timeout else 0.0
         return min(at for at in (self._ping_at, pong_by, self._retire_at, now + IDLE_LOOK_SECONDS) if at)
 
     def _look_again(self) -> None:
@@ -404,6 +456,7 @@ class Connection(asyncio.Protocol):
     def _hold_a_flood(self) -> None:
         if self._congested and self.disconnect is None:
             self._transport.pause_reading()
+            self._bound_backlog()
 
     def _bound_backlog(self) -> None:
         unsent = self._transport.get_write_buffer_size()
@@ -416,20 +469,28 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._congested = True
         if self.disconnect is None:
-            self._bound_backlog()
+            try:
+                self._bound_backlog()
+            except Exception as error:  # noqa: BLE001 - as in data_received
+                self.fail(error)
 
     def resume_writing(self) -> None:
         self._congested = False
         self._allowance = 0
         self._home.backlog.forget(self)
         if self.disconnect is None:
-            self._transport.resume_reading()
+            self._read_on()
 
     def give_up(self) -> None:
         """The process holds too many unsent bytes, most of them for this peer: cut it at once."""
         if self.disconnect is None:
             self._home.observer.dropped("slow_consumer")
-            self._leave(errors.SLOW_CONSUMER)
+        self.cut(errors.SLOW_CONSUMER)
+
+    def cut(self, disconnect: Disconnect) -> None:
+        """End it without a word."""
+        if self.disconnect is None:
+            self._leave(disconnect)
         self._transport.abort()
 
     # The end
@@ -448,30 +509,36 @@ class Connection(asyncio.Protocol):
         """Leave the room at once, send the close, and cut the connection if the peer does not answer in time."""
         if self.disconnect is not None:
             return
-        self._leave(disconnect)
-        if self._ws is None:
-            self._ws = ServerProtocol(state=State.OPEN, max_size=None, logger=self._home.quiet_logger)
-        if self._ws.state is State.OPEN:
-            self._ws.send_close(disconnect.code, disconnect.reason)
-        if self._partial is not None:
-            self._ws.receive_data(self._partial)
-            self._partial = None
-        self._send_by_library(self._ws)
-        self._transport.resume_reading()  # the peer's close has to be seen
+        disconnect = self._leave(disconnect)
+        try:
+            ws = self._ws or self._open_library()
+            if ws.state is State.OPEN:
+                ws.send_close(disconnect.code, disconnect.reason)
+            self._send_by_library(ws)
+            self._transport.resume_reading()  # the peer's close has to be seen
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self.fail(error)
 
     def fail(self, error: Exception) -> None:
         """A bug of ours ends this connection, and no other."""
         self._home.report_bug(self, error)
-        self.end(errors.INTERNAL_ERROR)
+        if self.disconnect is None:
+            self.end(errors.INTERNAL_ERROR)
+        else:
+            self._transport.abort()  # it failed at closing: nothing more can be said
 
-    def _leave(self, disconnect: Disconnect) -> None:
-        if self.disconnect is not None:
-            return
+    def _leave(self, disconnect: Disconnect) -> Disconnect:
+        """Out of the room, with `CLOSE_SECONDS` left to live. Returns why it ends: a bug on the way is a new reason."""
         self.disconnect = disconnect
         self._fragments = None
         self._close_at = monotonic() + CLOSE_SECONDS
-        self._home.wheel.set(self, self._close_at)
-        self._home.leave(self)
+        try:
+            self._home.wheel.set(self, self._close_at)
+            self._home.leave(self)
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._home.report_bug(self, error)
+            self.disconnect = errors.INTERNAL_ERROR
+        return self.disconnect
 
     def _note_closing(self, ws: ServerProtocol) -> None:
         """The library began to close: the client asked for it, or broke the protocol."""
@@ -487,18 +554,24 @@ class Connection(asyncio.Protocol):
         for chunk in ws.data_to_send():
             if chunk:
                 self._transport.write(chunk)
+                self._hold_a_flood()
             elif not self._transport.is_closing():
                 self._transport.write_eof()  # the peer has CLOSE_SECONDS to read the rest and close its side
 
     def eof_received(self) -> bool:
-        return False  # the transport closes itself
+        self._note_loss()  # though the transport, which closes itself now, waits for what the peer does not read
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
-        if self.disconnect is None:
-            self.closed_by_client = True
-            self._leave(Disconnect(1006, "connection lost", errors.ComeBack.WITH_BACKOFF))
+        self._note_loss()
         if self._refreshing is not None:
             self._refreshing.cancel()
         self._home.wheel.remove(self)
         self._home.backlog.forget(self)
         self._home.lost(self)
+
+    def _note_loss(self) -> None:
+        """The peer is gone without a close."""
+        if self.disconnect is None:
+            self.closed_by_client = True
+            self._leave(Disconnect(1006, "connection lost", errors.ComeBack.WITH_BACKOFF))

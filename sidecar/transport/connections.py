@@ -6,8 +6,10 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import Callable, Container, Coroutine, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol
 
 from structlog.stdlib import BoundLogger
@@ -29,12 +31,16 @@ from sidecar.signaling import replies
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import PacketError, PacketErrorCode
+from sidecar.signaling.room import Participant
 from sidecar.transport.backlog import Backlog
 from sidecar.transport.connection import Connection
 from sidecar.transport.wheel import Timed, Wheel
 
 RECONNECT_SPREAD_MS = 1000
 """A drained client waits a random part of this before it comes back: the closes themselves are spread already."""
+
+CUT_SECONDS = 1.0
+"""How long the loop may take to report connections that were cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,32 +121,46 @@ class Connections:
     ) -> None:
         """Take an upgraded transport over: join the room, answer with `head` and the welcome, read on."""
         connection = Connection(home=self, principal=principal, address=address, trace_id=trace_id)
-        room_id = membership.key.room_id
-        connection_id = str(uuid.uuid4())
-        now = self.clock()
-        connection.member, before = self._hub.join(
-            room_id,
-            connection_id=connection_id,
-            identity=identity_of(principal, membership),
-            joined_at=now,
-            dialect=dialect,
-            outlet=connection,
-        )
-        self.by_id[connection_id] = connection
+        try:
+            others = self._join(connection, membership, dialect)
+        except Exception:
+            transport.abort()  # nobody else would: HTTP has let go of it
+            raise
+        transport.set_protocol(connection)
+        connection.start(transport, head=head, others=others, received=received)
+
+    def _join(self, connection: Connection, membership: Membership, dialect: Dialect) -> list[Participant]:
+        key = membership.key
+        self._directory.follow(key, membership)
+        try:
+            connection.member, others = self._hub.join(
+                key.room_id,
+                connection_id=str(uuid.uuid4()),
+                identity=identity_of(connection.principal, membership),
+                joined_at=self.clock(),
+                dialect=dialect,
+                outlet=connection,
+            )
+        except Exception:
+            self._directory.unfollow(key)
+            raise
+        self.by_id[connection.member.connection_id] = connection
         self._empty.clear()
-        self._directory.follow(membership.key, membership)
-        welcome = replies.welcome(
-            dialect,
-            account_id=principal.account_id,
-            room_id=room_id,
-            connection_id=connection_id,
-            now=now,
-            participants=before,
+        return others
+
+    def welcome(self, connection: Connection, others: Iterable[Participant]) -> bytes:
+        """The first packet of a connection, `others` being who was there before it."""
+        member = connection.member
+        return replies.welcome(
+            member.dialect,
+            account_id=member.identity.account_id,
+            room_id=member.room.id,
+            connection_id=member.connection_id,
+            now=member.joined_at,
+            participants=others,
             ice_servers=self._ice_servers,
             heartbeat_seconds=self.limits.heartbeat_seconds,
         )
-        transport.set_protocol(connection)
-        connection.start(transport, head=head, first_packet=welcome, received=received)
 
     def leave(self, connection: Connection) -> None:
         """The connection ends: it is out of its room before the close is sent."""
@@ -154,7 +174,7 @@ class Connections:
         if not self.by_id:
             self._empty.set()
         disconnect = connection.disconnect or errors.INTERNAL_ERROR
-        seconds = asyncio.get_running_loop().time() - connection.opened_at
+        seconds = monotonic() - connection.opened_at
         self.observer.disconnected(disconnect.code, seconds)
         self._log.info(
             "connection ended",
@@ -182,6 +202,10 @@ class Connections:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def soon(self, work: Callable[[], None]) -> None:
+        """Run `work` in the next tick of the loop."""
+        asyncio.get_running_loop().call_soon(work)
+
     def report_bug(self, connection: Connection, error: Exception) -> None:
         self._log.error(
             "connection failed",
@@ -201,20 +225,25 @@ class Connections:
         """The chat service's word about an account that is connected here."""
         for member in self._hub.members(key.room_id, key.account_id):
             connection = self.by_id[member.connection_id]
-            match change:
-                case Ended():
-                    connection.end(errors.MEMBERSHIP_ENDED)
-                case TimedOut(until=until):
-                    problem = PacketError(
-                        PacketErrorCode.MEMBER_TIMED_OUT, "timed out in this room", detail=rfc3339(until)
-                    )
-                    connection.refuse_and_end(
-                        problem, errors.MEMBERSHIP_ENDED.because("timed out in this room")
-                    )
-                case Unverifiable():
-                    connection.end(errors.MEMBERSHIP_UNVERIFIABLE)
-                case Updated(membership=membership):
-                    member.room.identify(member, identity_of(connection.principal, membership))
+            try:
+                self._apply(change, connection)
+            except Exception as error:  # noqa: BLE001 - a bug of ours ends this connection, the others are told
+                connection.fail(error)
+
+    def _apply(self, change: MembershipChange, connection: Connection) -> None:
+        match change:
+            case Ended():
+                connection.end(errors.MEMBERSHIP_ENDED)
+            case TimedOut(until=until):
+                problem = PacketError(
+                    PacketErrorCode.MEMBER_TIMED_OUT, "timed out in this room", detail=rfc3339(until)
+                )
+                connection.refuse_and_end(problem, errors.MEMBERSHIP_ENDED.because("timed out in this room"))
+            case Unverifiable():
+                connection.end(errors.MEMBERSHIP_UNVERIFIABLE)
+            case Updated(membership=membership):
+                member = connection.member
+                member.room.identify(member, identity_of(connection.principal, membership))
 
     def sessions_ended(self, revoked: Container[str | None]) -> None:
         """The auth service's word: end every connection whose session is among `revoked`."""
@@ -223,28 +252,41 @@ class Connections:
                 connection.end(errors.SESSION_REVOKED)
 
     async def drain(self, *, seconds: float) -> None:
-        """Ask every client to reconnect, evenly spread over `seconds`; returns when all are gone or cut."""
-        leaving = [connection for connection in self.by_id.values() if connection.disconnect is None]
-        random.shuffle(leaving)  # not room by room: a call's two ends should not come back to back
+        """Ask every client to reconnect, evenly spread over `seconds`; returns when all are gone or cut.
+
+        Room by room: without a bus, the two ends of a call are apart until both have moved.
+        """
+        rooms = list(self._hub.rooms.values())
+        random.shuffle(rooms)
+        leaving = [self.by_id[connection_id] for room in rooms for connection_id in room.members]
         loop = asyncio.get_running_loop()
         begun = loop.time()
         for number, connection in enumerate(leaving):
             wait = begun + seconds * number / len(leaving) - loop.time()
             if wait > 0:
                 await asyncio.sleep(wait)
-            if connection.disconnect is None:
-                connection.drain(reconnect_after_ms=random.randrange(RECONNECT_SPREAD_MS))  # noqa: S311
+            self._ask_to_reconnect(connection)
         await self._empty.wait()
 
     def drain_at_once(self) -> None:
         """Ask every client that is still here to reconnect, now."""
         for connection in list(self.by_id.values()):
-            connection.drain(reconnect_after_ms=random.randrange(RECONNECT_SPREAD_MS))  # noqa: S311
+            self._ask_to_reconnect(connection)
+
+    def _ask_to_reconnect(self, connection: Connection) -> None:
+        if connection.disconnect is None:
+            try:
+                connection.drain(reconnect_after_ms=random.randrange(RECONNECT_SPREAD_MS))  # noqa: S311
+            except Exception as error:  # noqa: BLE001 - one connection's bug must not end the drain of the others
+                connection.fail(error)
 
     async def close(self) -> None:
-        """Cut whatever is left and await the tasks."""
+        """Cut whatever is left and await the tasks. Every connection has had its line in the log afterwards."""
         for connection in list(self.by_id.values()):
-            connection.give_up()
+            connection.cut(errors.DRAINING)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CUT_SECONDS):
+                await self._empty.wait()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

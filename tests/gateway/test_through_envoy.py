@@ -14,12 +14,12 @@ from tests.gateway.conftest import HOST, Network, offer_and_answer
 from tests.gateway.gateway_envoy import Routing, client_tls, routing, run_envoy, server_tls
 from tests.gateway.pki import Authority, spiffe
 from tests.harness import guid, http, until
-from tests.helm.rendering import CASES, merged, render
+from tests.helm.rendering import case_named, merged, render
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MINIMAL = next(case for case in CASES if case.name == "standalone").values
+MINIMAL = case_named("standalone").values
 GATEWAY_API = {"kind": "HTTPRoute", "hosts": [HOST], "parentRefs": [{"name": "public"}]}
 ISTIO = {"kind": "VirtualService", "hosts": [HOST], "gateways": ["istio-system/public"]}
 AFFINITY = {**ISTIO, "roomAffinity": True, "gatewaySelector": {"labels": {"istio": "ingressgateway"}}}
@@ -219,7 +219,7 @@ async def test_identities_of_a_mesh_carry_a_call_and_others_are_kept_out(
 async def test_heartbeats_outlast_a_gateways_idle_timeout(
     heartbeat: float, network: Network, tmp_path: Path
 ) -> None:
-    room, idle_seconds = guid(), 1
+    room, idle_seconds = guid(), 2
     async with (
         network.sidecar(heartbeat_seconds=heartbeat) as sidecar,
         run_envoy(
@@ -235,12 +235,12 @@ async def test_heartbeats_outlast_a_gateways_idle_timeout(
             code, _ = await client.closed()
             assert code == 1006  # cut by the gateway
             return
-        beats = 2 * idle_seconds / heartbeat
+        beats = 1.5 * idle_seconds / heartbeat
 
         async def enough() -> bool:
             return (await sidecar.metrics())["sphere_sidecar_heartbeat_rtt_seconds_count"] >= beats
 
-        await until(enough, "heartbeats for twice the idle timeout")
+        await until(enough, "heartbeats for longer than the idle timeout")
         await client.nothing_more()
 
 
@@ -266,7 +266,7 @@ async def test_calls_run_on_while_the_gateway_takes_new_routes(network: Network,
 async def test_everyone_of_a_room_lands_on_one_sidecar_whatever_the_token(
     network: Network, tmp_path: Path
 ) -> None:
-    rooms = [guid() for _ in range(12)]
+    rooms = [guid() for _ in range(20)]
     async with (
         network.sidecar() as one,
         network.sidecar() as other,
@@ -278,11 +278,9 @@ async def test_everyone_of_a_room_lands_on_one_sidecar_whatever_the_token(
         ) as envoy,
     ):
         for room in rooms:
-            first, second, third = [
-                await network.call(envoy.port, written, network.member(room), query=True)
-                for written in (room, room, room)
-            ]
-            assert len(third.welcome["participants"]) == 2, "the room is split"
+            first = await network.call(envoy.port, room, network.member(room), query=True)
+            second = await network.call(envoy.port, room, network.member(room), query=True)
+            assert len(second.welcome["participants"]) == 1, "the room is split"
             await offer_and_answer(second, first)
         here, there = [(await sidecar.metrics())["sphere_sidecar_rooms"] for sidecar in (one, other)]
         assert here + there == len(rooms)

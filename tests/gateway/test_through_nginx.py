@@ -10,12 +10,12 @@ import websockets
 from tests.gateway.conftest import HOST, Network, offer_and_answer
 from tests.gateway.gateway_nginx import run_nginx
 from tests.harness import guid
-from tests.helm.rendering import CASES, merged, render, the
+from tests.helm.rendering import case_named, merged, render, the
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MINIMAL = next(case for case in CASES if case.name == "standalone").values
+MINIMAL = case_named("standalone").values
 
 
 def ingress(**route: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ async def test_calls_run_on_while_nginx_reloads(network: Network, tmp_path: Path
 async def test_everyone_of_a_room_lands_on_one_sidecar_whatever_the_token(
     network: Network, tmp_path: Path
 ) -> None:
-    rooms = [guid() for _ in range(12)]
+    rooms = [guid() for _ in range(20)]
     async with (
         network.sidecar() as one,
         network.sidecar() as other,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import sys
 import tempfile
@@ -55,10 +56,16 @@ class Case:
 CASES = [Case(path.stem) for path in sorted((HERE / "values").glob("*.yaml"))]
 
 
+def case_named(name: str) -> Case:
+    [found] = [case for case in CASES if case.name == name]
+    return found
+
+
 @cache
 def gateway_with_the_chart() -> Path:
     """A copy of the example gateway with its dependency built in, as `helm dependency build` does."""
     copy = Path(tempfile.mkdtemp(prefix="sphere-helm-"))
+    atexit.register(shutil.rmtree, copy)
     shutil.copytree(ROOT / "helm", copy / "helm")
     gateway = copy / "helm" / "examples" / "gateway"
     helm_python.dependency_update(gateway)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm.rendering import CASES, CHART, Case, merged, objects, render, the
+from tests.helm.rendering import CASES, CHART, NAMESPACE, Case, case_named, merged, objects, render, the
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-MINIMAL = next(case for case in CASES if case.name == "standalone").values
-GATEWAY = next(case for case in CASES if case.name == "gateway-native")
+MINIMAL = case_named("standalone").values
+GATEWAY = case_named("gateway-native")
 
 
 def pod(rendered: list[dict[str, Any]]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def test_a_native_container_starts_before_the_gateway_and_a_plain_one_beside_it(
     assert [(one["name"], one["restartPolicy"]) for one in native["initContainers"]] == [
         ("sphere-sidecar", "Always")
     ]
-    plain = pod(objects(next(case for case in CASES if case.name == "gateway-plain")))
+    plain = pod(objects(case_named("gateway-plain")))
     assert [one["name"] for one in plain["containers"]] == ["gateway", "sphere-sidecar"]
     assert "initContainers" not in plain
 
@@ -138,7 +138,7 @@ def test_port_names_are_unique_in_the_pod_and_found_by_the_monitor(case: Case) -
 
 
 def test_only_named_flows_pass_the_network_policy() -> None:
-    policy = the("NetworkPolicy", objects(next(case for case in CASES if case.name == "httproute")))["spec"]
+    policy = the("NetworkPolicy", objects(case_named("httproute")))["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     inward = {rule["ports"][0]["port"]: rule["from"] for rule in policy["ingress"]}
     assert set(inward) == {8080, 9464}
@@ -178,10 +178,62 @@ def test_memory_limits_stand_above_what_buffers_may_take() -> None:
 
 
 def test_rules_and_dashboard_come_from_the_one_source() -> None:
-    rendered = objects(next(case for case in CASES if case.name == "istio"))
+    rendered = objects(case_named("istio"))
     rules = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
     assert the("PrometheusRule", rendered)["spec"] == rules
     [dashboard] = [one for one in rendered if one["metadata"]["name"].endswith("-dashboard")]
     assert json.loads(dashboard["data"]["sphere-sidecar.json"]) == json.loads(
         (CHART / "files" / "dashboard.json").read_text()
     )
+
+
+@every_case
+def test_whatever_selects_pods_selects_these(case: Case) -> None:
+    rendered = objects(case)
+    labels = the("Deployment", rendered)["spec"]["template"]["metadata"]["labels"].items()
+    for one in rendered:
+        spec = one.get("spec", {})
+        match one["kind"]:
+            case "Service":
+                assert spec["selector"].items() <= labels
+            case "NetworkPolicy":
+                assert spec["podSelector"]["matchLabels"].items() <= labels
+            case "Deployment" | "PodDisruptionBudget":
+                assert spec["selector"]["matchLabels"].items() <= labels
+            case "HorizontalPodAutoscaler":
+                assert spec["scaleTargetRef"]["name"] == the("Deployment", rendered)["metadata"]["name"]
+            case _:
+                pass
+
+
+def test_a_service_monitor_finds_the_ops_service_alone() -> None:
+    rendered = objects(case_named("istio"))
+    selector = the("ServiceMonitor", rendered)["spec"]["selector"]["matchLabels"].items()
+    found = [
+        one for one in rendered if one["kind"] == "Service" and selector <= one["metadata"]["labels"].items()
+    ]
+    assert [[port["name"] for port in one["spec"]["ports"]] for one in found] == [["sidecar-metrics"]]
+
+
+@pytest.mark.parametrize("name", ["httproute", "istio", "ingress"])
+def test_a_route_leads_to_the_service(name: str) -> None:
+    rendered = objects(case_named(name))
+    [service] = [
+        one
+        for one in rendered
+        if one["kind"] == "Service" and one["metadata"]["labels"].get("app.kubernetes.io/component") != "ops"
+    ]
+    [port] = service["spec"]["ports"]
+    names = {one["kind"]: one["spec"] for one in rendered if "spec" in one}
+    match name:
+        case "httproute":
+            [backend] = names["HTTPRoute"]["rules"][0]["backendRefs"]
+            assert (backend["name"], backend["port"]) == (service["metadata"]["name"], port["port"])
+        case "istio":
+            [destination] = [one["destination"] for one in names["VirtualService"]["http"][0]["route"]]
+            assert destination["host"] == names["DestinationRule"]["host"]
+            assert destination["host"] == f"{service['metadata']['name']}.{NAMESPACE}.svc.cluster.local"
+            assert destination["port"]["number"] == port["port"]
+        case _:
+            backend = names["Ingress"]["rules"][0]["http"]["paths"][0]["backend"]["service"]
+            assert (backend["name"], backend["port"]["name"]) == (service["metadata"]["name"], port["name"])

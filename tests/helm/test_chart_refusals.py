@@ -7,9 +7,9 @@ from typing import Any
 import helm_python
 import pytest
 
-from tests.helm.rendering import CASES, CHART, merged, render
+from tests.helm.rendering import CHART, case_named, merged, render
 
-MINIMAL = next(case for case in CASES if case.name == "standalone").values
+MINIMAL = case_named("standalone").values
 SPLIT = "people of one room on different pods do not see each other"
 BUS = {"settings": {"bus_url": "nats://nats:4222"}}
 VIRTUAL_SERVICE = {

@@ -14,7 +14,8 @@ import pytest
 
 from tests.helm.rendering import CASES, CHART, HERE, Case, gateway_with_the_chart, manifest, merged, objects
 
-OLDEST, NEWEST = 28, 37
+OLDEST = 28
+NEWEST = int(kubernetes_validate.latest_version().split(".")[1])
 CUSTOM = ("gateway.networking.k8s.io", "monitoring.coreos.com", "networking.istio.io")
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -100,19 +100,22 @@ config.linkerd.io/skip-inbound-ports: {{ include "sphere-sidecar.opsPort" . | qu
 {{- end }}
 {{- end }}
 
-{{/* The lifecycle of the gateway's container: it stays until the calls through it were told to come back elsewhere. */}}
+{{/*
+The lifecycle of the gateway's container: it stays until the calls through it were told to come back elsewhere.
+3 s more than the drain, because the sidecar's own hook may start later than this one.
+*/}}
 {{- define "sphere-sidecar.gatewayLifecycle" -}}
 preStop:
   {{- $post := dict "wget" "wget -q -O /dev/null --post-data=" "curl" "curl -s -o /dev/null -X POST" }}
   {{- if eq .Values.gateway.preStop "sleep" }}
   sleep:
-    seconds: {{ add (include "sphere-sidecar.drainedAfter" .) 1 }}
+    seconds: {{ add (include "sphere-sidecar.drainedAfter" .) 3 }}
   {{- else }}
   exec:
     command:
       - sh
       - -c
-      - sleep {{ .Values.preStopDelaySeconds }}; {{ get $post .Values.gateway.preStop }} http://127.0.0.1:{{ include "sphere-sidecar.opsPort" . }}/drain; sleep {{ add (ceil .Values.settings.drain_seconds) 1 }}
+      - sleep {{ .Values.preStopDelaySeconds }}; {{ get $post .Values.gateway.preStop }} http://127.0.0.1:{{ include "sphere-sidecar.opsPort" . }}/drain; sleep {{ add (ceil .Values.settings.drain_seconds) 3 }}
   {{- end }}
 {{- end }}
 
@@ -136,7 +139,8 @@ preStop:
 {{- $targets = append $targets (dict "peers" $policy.jwks "address" . "default" (hasPrefix "https:" . | ternary "443" "80")) }}
 {{- end }}
 {{- with $settings.bus_url }}
-{{- $targets = append $targets (dict "peers" $policy.bus "address" . "default" "4222") }}
+{{- $first := first (kindIs "slice" . | ternary . (splitList "," (toString .))) }}{{/* one cluster listens on one port */}}
+{{- $targets = append $targets (dict "peers" $policy.bus "address" $first "default" "4222") }}
 {{- end }}
 {{- range $targets }}
 {{- $ports := .peers.ports | default (include "sphere-sidecar.portOf" . | list | compact) }}
