@@ -9,14 +9,20 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from structlog.stdlib import BoundLogger
 
 import sidecar
 from sidecar.auth.keys import REFRESH_RESULTS, KeyRing
 from sidecar.auth.verifier import Verifier
+from sidecar.bus.link import DROP_REASONS
 from sidecar.bus.local import LocalBus
+from sidecar.bus.members import MemberEvents
+from sidecar.bus.nats import Follower, NatsBus
+from sidecar.bus.nats_client import Access
+from sidecar.bus.sessions import RevokedSessions, SessionEvents
+from sidecar.bus.spanning import SpanningBus
 from sidecar.config import Settings
 from sidecar.edge.address import Proxies
 from sidecar.edge.handshake import Drain, Handshake
@@ -26,19 +32,24 @@ from sidecar.edge.live_page import add_live_page
 from sidecar.edge.ops import ops_app
 from sidecar.membership.chat_service import CODES, METHODS, ChatService, TlsFiles
 from sidecar.membership.directory import CACHE_RESULTS, Directory
+from sidecar.membership.model import MemberKey
 from sidecar.observe import logs, tracing
 from sidecar.observe.certificates import lives
 from sidecar.observe.history import History
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.refusals import Refusals
 from sidecar.signaling.envelope import Dialect
-from sidecar.signaling.hub import Hub
+from sidecar.signaling.hub import Bus, Hub
 from sidecar.signaling.replies import IceServer
 from sidecar.transport.connection import CLOSE_SECONDS
 from sidecar.transport.connections import Connections, Limits
 
 STOP_SECONDS = 1.0
 """What a second signal still gives the clients to read their close."""
+
+
+BUS_START_SECONDS = 2.0
+"""How long the listener waits for the bus, so that a room's first visitor finds it whole. It may also be down."""
 
 
 class Sidecar:
@@ -63,7 +74,13 @@ class Sidecar:
             connections_limit=settings.max_connections,
             refusals=refusals,
         )
-        metrics.expect(methods=METHODS, codes=CODES, cache=CACHE_RESULTS, refreshes=REFRESH_RESULTS)
+        metrics.expect(
+            methods=METHODS,
+            codes=CODES,
+            cache=CACHE_RESULTS,
+            refreshes=REFRESH_RESULTS,
+            bus_drops=DROP_REASONS,
+        )
         self._keys = KeyRing(
             algorithms=settings.jwt_algorithms,
             public_key_file=settings.jwt_public_key_file,
@@ -73,7 +90,10 @@ class Sidecar:
             on_refresh=metrics.jwks_refresh,
             on_problem=lambda problem: log.warning("token keys not refreshed", problem=problem),
         )
+        self._revoked = RevokedSessions()
+        self._session_events: SessionEvents | None = None
         verifier = Verifier(
+            revoked=self._revoked,
             keys=self._keys,
             algorithms=settings.jwt_algorithms,
             issuers=settings.jwt_issuers,
@@ -101,9 +121,10 @@ class Sidecar:
             on_cache=metrics.membership_cache,
             on_change=lambda key, change: self.connections.membership_changed(key, change),
         )
+        self._bus, rooms_bus = self._make_bus(settings, metrics)
         hub = Hub(
-            bus=LocalBus(),
-            schedule=lambda flush: asyncio.get_running_loop().call_soon(flush),
+            bus=rooms_bus,
+            schedule=_soon,
             instruments=self._tracer.beside(metrics),
             counters=metrics.rooms,
             max_room_connections=settings.max_room_connections,
@@ -126,6 +147,8 @@ class Sidecar:
             unsent_bytes=lambda: self.connections.backlog.bytes,
             stale=lambda: self._directory.stale,
             breaker_open=lambda: self._directory.breaker_open,
+            bus_configured=self._bus is not None,
+            bus_connected=lambda: self._bus is not None and self._bus.connected,
         )
         self._drain = Drain(on_begin=metrics.draining)
         handshake = Handshake(
@@ -160,6 +183,60 @@ class Sidecar:
         )
         if settings.ops_page:
             add_live_page(self.ops, state=self._history.state)
+
+    def _make_bus(self, settings: Settings, metrics: Metrics) -> tuple[NatsBus | None, Bus]:
+        """What carries rooms to other replicas, if anything does, and how rooms see it."""
+        if not settings.bus_url:
+            return None, LocalBus()
+        rooms = SpanningBus(
+            prefix=settings.bus_prefix,
+            node_timeout_seconds=settings.bus_node_timeout_seconds,
+            observer=metrics.bus,
+            clock=time.monotonic,
+            schedule=_soon,
+        )
+        followers: list[Follower] = []
+        if settings.session_events_subject:
+            self._session_events = SessionEvents(
+                subject=settings.session_events_subject,
+                stream=settings.session_events_stream,
+                revoked=self._revoked,
+                on_revoked=lambda: self.connections.sessions_ended(self._revoked),
+                on_bad_event=lambda: metrics.bus.dropped("bad_event"),
+            )
+            followers.append(self._session_events)
+        if settings.member_events_subject:
+            members = MemberEvents(
+                subject=settings.member_events_subject,
+                on_changed=lambda room_id, account_id: self._directory.recheck_now(
+                    MemberKey(room_id, account_id)
+                ),
+                on_bad_event=lambda: metrics.bus.dropped("bad_event"),
+            )
+            followers.append(members)
+        nats = NatsBus(
+            rooms=rooms,
+            access=Access(
+                servers=settings.bus_url,
+                credentials_file=settings.bus_credentials_file,
+                nkey_file=settings.bus_nkey_file,
+                user=settings.bus_user,
+                password_file=settings.bus_password_file,
+                tls_ca_file=settings.bus_tls_ca_file,
+            ),
+            prefix=settings.bus_prefix,
+            followers=followers,
+            clock=time.monotonic,
+        )
+        return nats, rooms
+
+    async def _bus_settled(self, bus: NatsBus) -> None:
+        """Wait a little for the bus: to be connected, and to know of the sessions that ended lately."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BUS_START_SECONDS):
+                await bus.tried.wait()
+                if bus.connected and self._session_events is not None:
+                    await self._session_events.caught_up.wait()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, drain, stop. A second signal cuts the drain short.
@@ -200,6 +277,10 @@ class Sidecar:
         running.push_async_callback(self._directory.close)
         running.push_async_callback(self._keys.close)  # also where its start is cancelled
         await self._keys.start()
+        if self._bus is not None:
+            await self._bus.start()
+            running.push_async_callback(self._bus.close)
+            await self._bus_settled(self._bus)
         running.push_async_callback(self.connections.close)
         running.callback((await serve(self.signaling, signaling)).close)
         self._listening = True
@@ -254,6 +335,10 @@ class Sidecar:
         if not drained.done():
             self.connections.drain_at_once()
             await asyncio.wait({drained}, timeout=STOP_SECONDS)
+
+
+def _soon(callback: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(callback)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -91,6 +91,29 @@ def _grpc_target(value: str) -> str:
     return value
 
 
+def _bus_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"nats", "tls"} or not parts.hostname or parts.username or parts.password:
+        raise ValueError("nats:// or tls:// URLs without a password in them")
+    return value
+
+
+def _subject(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", value):
+        raise ValueError("a NATS subject without wildcards, such as auth.session.revoked")
+    return value
+
+
+def _subject_or_off(value: str) -> str:
+    return _subject(value) if value else value
+
+
+def _stream(value: str) -> str:
+    if value and not re.fullmatch(r"[A-Za-z0-9_-]+", value):
+        raise ValueError("the name of a JetStream stream")
+    return value
+
+
 def _network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value, strict=False))
@@ -163,6 +186,20 @@ class Settings(BaseModel):
     membership_deny_seconds: Seconds = 3
     membership_recheck_seconds: PositiveSeconds = 15
     membership_stale_seconds: Seconds = 300
+
+    bus_url: Annotated[
+        tuple[Annotated[str, AfterValidator(_bus_url)], ...], BeforeValidator(_comma_list)
+    ] = ()
+    bus_credentials_file: OptionalFile = None
+    bus_nkey_file: OptionalFile = None
+    bus_user: OptionalText = None
+    bus_password_file: OptionalFile = None
+    bus_tls_ca_file: OptionalFile = None
+    bus_prefix: Annotated[str, AfterValidator(_subject)] = "sphere"
+    bus_node_timeout_seconds: PositiveSeconds = 6
+    session_events_subject: Annotated[str, AfterValidator(_subject_or_off)] = "auth.session.revoked"
+    session_events_stream: Annotated[str, AfterValidator(_stream)] = "auth_session_events"
+    member_events_subject: Annotated[str, AfterValidator(_subject_or_off)] = "chat.member.changed"
 
     max_message_bytes: Count = 65536
     max_connections: Count = 10000
@@ -303,6 +340,7 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             pair,
             "SIDECAR_MEMBERSHIP_TLS_CERT_FILE, SIDECAR_MEMBERSHIP_TLS_KEY_FILE: expected both or neither",
         )
+    yield from _bus_conflicts(settings)
     if settings.port and settings.port == settings.ops_port:
         yield (
             ("port", "ops_port"),
@@ -318,9 +356,28 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
         )
 
 
+def _bus_conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    pair = ("bus_user", "bus_password_file")
+    if (settings.bus_user is None) != (settings.bus_password_file is None):
+        yield pair, "SIDECAR_BUS_USER, SIDECAR_BUS_PASSWORD_FILE: expected both or neither"
+    ways = ("bus_credentials_file", "bus_nkey_file", "bus_user")
+    given = [name for name in ways if getattr(settings, name)]
+    if len(given) > 1:
+        names = ", ".join((PREFIX + name).upper() for name in ways)
+        yield ways, f"{names}: expected at most one of them, {len(given)} are set"
+    others = [name for name in (*ways, "bus_tls_ca_file") if getattr(settings, name)]
+    if others and not settings.bus_url:
+        names = ", ".join((PREFIX + name).upper() for name in others)
+        yield (*others, "bus_url"), f"SIDECAR_BUS_URL: expected to be set, because {names} is"
+
+
 def _doubts(settings: Settings) -> Iterator[str]:
     """What is allowed, but worth a warning."""
     if settings.jwt_jwks_url:
         url = urlsplit(settings.jwt_jwks_url)
         if url.scheme == "http" and url.hostname not in _LOOPBACK_HOSTS:
             yield "SIDECAR_JWT_JWKS_URL is plain http to another host: whoever is on the way can mint tokens"
+    clear = [url for url in settings.bus_url if url.startswith("nats:")]
+    others = any(urlsplit(url).hostname not in _LOOPBACK_HOSTS for url in clear)
+    if others and settings.bus_tls_ca_file is None:
+        yield "SIDECAR_BUS_URL is plain nats to another host: TLS is used only if that server insists on it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -51,16 +51,21 @@ class Verifier:
         issuers: Sequence[str],
         audiences: Sequence[str],
         leeway_seconds: float,
+        revoked: Container[str | None] = frozenset(),
         on_fresh: Callable[[float], None] = lambda _skew_seconds: None,
         clock: Callable[[], float] = time.time,
         cached_tokens: int = _CACHED_TOKENS,
     ) -> None:
-        """`on_fresh` gets now minus `iat` in seconds of each user token seen for the first time."""
+        """`revoked` holds the sessions that ended early.
+
+        `on_fresh` gets now minus `iat` in seconds of each user token seen for the first time.
+        """
         self._keys = keys
         self._algorithms = frozenset(algorithms)
         self._issuers = frozenset(issuers)
         self._audiences = frozenset(audiences)
         self._leeway_seconds = leeway_seconds
+        self._revoked = revoked
         self._on_fresh = on_fresh
         self._clock = clock
         self._cached_tokens = cached_tokens
@@ -70,13 +75,14 @@ class Verifier:
         """Who the token speaks for. Waits only when no key fits and the key source is asked again.
 
         Raises:
-            Refusal: TOKEN_EXPIRED for a token right in everything but `exp`, UNAUTHORIZED for any other bad
-                one, UNAVAILABLE while no keys could be loaded yet.
+            Refusal: TOKEN_EXPIRED for a token right in everything but `exp`, TOKEN_REVOKED for one whose session has
+                ended, UNAUTHORIZED for any other bad one, UNAVAILABLE while no keys could be loaded yet.
         """
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._recall(digest)
         if known is not None:
             known.check(bot=bot, now=self._clock(), leeway_seconds=self._leeway_seconds)
+            self.check_session(known.principal)
             return known.principal
 
         jws = self._decode(token)
@@ -88,7 +94,17 @@ class Verifier:
         principal = fresh.principal
         if principal.use is Use.USER and principal.issued_at is not None:
             self._on_fresh(now - principal.issued_at)
+        self.check_session(principal)
         return principal
+
+    def check_session(self, principal: Principal) -> None:
+        """Look whether the session of a verified token has ended; true until the caller's next await.
+
+        Raises:
+            Refusal: TOKEN_REVOKED.
+        """
+        if principal.session_id in self._revoked:
+            raise Refusal(RefusalCode.TOKEN_REVOKED, "the session of this token has ended")
 
     def _decode(self, token: str) -> Jws:
         try:

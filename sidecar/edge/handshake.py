@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from time import perf_counter, time
 from typing import Protocol
 
@@ -126,6 +127,13 @@ class Handshake:
             if await self._judge(request, chat_id, visitor):
                 visitor.status, visitor.outcome = 101, "accepted"
                 self._observer.handshake("accepted", perf_counter() - begun)
+                self._log.debug(
+                    "handshake accepted",
+                    trace_id=visitor.trace.trace_id,
+                    request_id=visitor.request_id,
+                    account=visitor.account_id,
+                    room=visitor.room_id,
+                )
                 return None
             visitor.status, visitor.outcome = 204, "preflight"
             return HTTPResponse(status=204, headers=self._preflight_headers(request))
@@ -148,8 +156,9 @@ class Handshake:
             if status == 405:  # noqa: PLR2004
                 return self._refuse(request, visitor, _method_not_allowed(), begun)
             if status < 500:  # noqa: PLR2004
-                refusal = Refusal(RefusalCode.BAD_REQUEST, str(error))
-                return self._refuse(request, visitor, refusal, begun, status)
+                # Not the error's own words: they may quote a URL, and that a token.
+                reason = f"no request that can be served: {HTTPStatus(status).phrase}"
+                return self._refuse(request, visitor, Refusal(RefusalCode.BAD_REQUEST, reason), begun, status)
             return self._fail(request, visitor, error, begun)
         finally:
             _end_trace(visitor)
@@ -174,24 +183,29 @@ class Handshake:
         self._check_account(account_id)
         with visitor.trace.step("membership") as metadata:
             membership = await self._directory.admit(MemberKey(room_id, account_id), metadata=metadata)
-        # The last wait is over: what is true from here on is true when the connection joins.
         self._check_open()
         dialect = self._upgrade_dialect(request)
-        self._hub.check_space(room_id, account_id)
-        taken = take_over(request)
-        if taken is not None:
-            visitor.upgraded = True  # from here on there is no HTTP to answer with
-            transport, received = taken
-            self._connections.open(
-                transport,
-                head=switching_protocols(request, select_bearer=offers_bearer(request.headers)),
-                received=received,
-                membership=membership,
-                principal=principal,
-                dialect=dialect,
-                address=str(visitor.address),
-                trace_id=visitor.trace.trace_id,
-            )
+        async with self._hub.entering(room_id) as waited:
+            if waited:
+                membership = await self._directory.admit(MemberKey(room_id, account_id))
+            # The last wait is over: what is true from here on is true when the connection joins.
+            self._check_open()
+            self._verifier.check_session(principal)
+            self._hub.check_space(room_id, account_id)
+            taken = take_over(request)
+            if taken is not None:
+                visitor.upgraded = True  # from here on there is no HTTP to answer with
+                transport, received = taken
+                self._connections.open(
+                    transport,
+                    head=switching_protocols(request, select_bearer=offers_bearer(request.headers)),
+                    received=received,
+                    membership=membership,
+                    principal=principal,
+                    dialect=dialect,
+                    address=str(visitor.address),
+                    trace_id=visitor.trace.trace_id,
+                )
         return True
 
     def _visitor(self, request: Request) -> _Visitor:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from sanic import HTTPResponse, Request, Sanic
 from sanic.config import Config
-from sanic.http import Stage
+from sanic.http import Http, Stage
 from sanic.server import AsyncioServer
 from sanic.server.protocols.http_protocol import HttpProtocol
 
@@ -71,10 +71,21 @@ def signaling_app(*, handshake: Handshake, mount_prefixes: Sequence[str]) -> App
     return app
 
 
+class _Http(Http):
+    """Sanic's, that also answers a request whose URL cannot be read: Sanic trips over it again, and logs a bug."""
+
+    __slots__ = ()
+
+    def create_empty_request(self) -> None:
+        self.url = None
+        super().create_empty_request()
+
+
 class _ImpatientHttp(HttpProtocol):
     """Sanic's, with deadlines that a peer cannot put off."""
 
     __slots__ = ()
+    HTTP_CLASS = _Http
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._http = None  # Sanic's task sets it, maybe after the first bytes are here
@@ -85,12 +96,12 @@ class _ImpatientHttp(HttpProtocol):
         begun = self._time
         super().data_received(data)
         http = self._http
-        if http and (http.stage is not Stage.IDLE or http.request_body):
+        if http is not None and (http.stage is not Stage.IDLE or http.request_body):
             self._time = begun
 
     def check_timeouts(self) -> None:
         """Go on looking while a WebSocket's handshake is judged: Sanic would stop, for this and all later requests."""
-        if self._http:
+        if self._http is not None:
             self._http.upgrade_websocket = False
         super().check_timeouts()  # type: ignore[no-untyped-call]
 

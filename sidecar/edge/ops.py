@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import Awaitable, Callable
+from ipaddress import IPv6Address, ip_address
 
 from sanic import HTTPResponse, Request
 from sanic.exceptions import SanicException
@@ -13,8 +14,8 @@ from sanic.response import text
 from sidecar.edge.listener import App, new_app
 from sidecar.observe.logs import LEVELS
 
-# Istio hands every connection from outside on as coming from 127.0.0.6: that one is not from this machine.
-_THIS_MACHINE = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
+_ISTIO_INBOUND = ip_address("127.0.0.6")
+"""From here Istio's proxy hands on what came from outside: loopback, and yet not this machine."""
 
 
 def ops_app(
@@ -82,10 +83,14 @@ def _add_controls(
 
 def _from_this_machine(request: Request) -> bool:
     """Whether a program on this machine asks, and not a proxy for someone else or a page in a browser."""
-    peer = request.conn_info.client_ip if request.conn_info else ""
-    return peer in _THIS_MACHINE and not any(
-        name in request.headers for name in ("origin", "x-forwarded-for", "forwarded")
-    )
+    try:
+        peer = ip_address(request.conn_info.client_ip if request.conn_info else "")
+    except ValueError:
+        return False
+    if isinstance(peer, IPv6Address) and peer.ipv4_mapped is not None:
+        peer = peer.ipv4_mapped
+    passed_on = any(name in request.headers for name in ("origin", "x-forwarded-for", "forwarded"))
+    return peer.is_loopback and peer != _ISTIO_INBOUND and not passed_on
 
 
 def _takes_gzip(accept_encoding: str) -> bool:

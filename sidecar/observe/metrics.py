@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from time import monotonic
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 import sidecar
 from sidecar.errors import RefusalCode
+from sidecar.observe.bus import BusCounters
 from sidecar.observe.certificates import Life
 from sidecar.observe.refusals import Refusals
 from sidecar.observe.rooms import RoomBook, room_series
@@ -53,6 +54,7 @@ class Metrics(Collector):
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.rooms = RoomBook(max_rooms=max_rooms, clock=clock)
+        self.bus = BusCounters()
         self.connections_limit = connections_limit
         self.is_draining = False
         self._room_label = room_label
@@ -62,6 +64,8 @@ class Metrics(Collector):
         self.is_stale: Callable[[], bool] = lambda: False
         self.is_breaker_open: Callable[[], bool] = lambda: False
         self._unsent_bytes: Callable[[], int] = lambda: 0
+        self._bus_configured = False
+        self._bus_connected: Callable[[], bool] = lambda: False
         self._jwks_failing = False
         self._certificates: dict[str, Life] = {}
 
@@ -89,7 +93,13 @@ class Metrics(Collector):
         GCCollector(registry=self._registry)
 
     def expect(
-        self, *, methods: Iterable[str], codes: Sequence[str], cache: Iterable[str], refreshes: Iterable[str]
+        self,
+        *,
+        methods: Iterable[str],
+        codes: Sequence[str],
+        cache: Iterable[str],
+        refreshes: Iterable[str],
+        bus_drops: Iterable[str] = (),
     ) -> None:
         """The label values that others report with: their series exist, at zero, from the start."""
         for method in methods:
@@ -100,6 +110,7 @@ class Metrics(Collector):
             self.membership_cached.expect(result)
         for result in refreshes:
             self._jwks_refreshes.expect(result)
+        self.bus.expect(bus_drops)
 
     def watch(
         self,
@@ -109,6 +120,8 @@ class Metrics(Collector):
         unsent_bytes: Callable[[], int],
         stale: Callable[[], bool],
         breaker_open: Callable[[], bool],
+        bus_configured: bool = False,
+        bus_connected: Callable[[], bool] = lambda: False,
     ) -> None:
         """What is read at each scrape."""
         self._hub = hub
@@ -116,6 +129,8 @@ class Metrics(Collector):
         self.is_stale = stale
         self.is_breaker_open = breaker_open
         self._unsent_bytes = unsent_bytes
+        self._bus_configured = bus_configured
+        self._bus_connected = bus_connected
 
     def open_rooms(self) -> Collection[Room]:
         """The rooms with someone of this replica in them."""
@@ -190,6 +205,7 @@ class Metrics(Collector):
         yield from self._collect_state()
         yield from self._collect_counters()
         yield from self._collect_timings()
+        yield from self._collect_bus()
 
     def _collect_state(self) -> Iterator[Metric]:
         build = GaugeMetricFamily(
@@ -292,6 +308,26 @@ class Metrics(Collector):
             timing.add_to(calls, method)
         yield calls
 
+    def _collect_bus(self) -> Iterator[Metric]:
+        bus = self.bus
+        yield _gauge("bus_configured", "1 where rooms span replicas over a bus.", self._bus_configured)
+        yield _gauge("bus_connected", "1 while other replicas can be reached.", self._bus_connected())
+        yield _total(
+            "bus_published", "Joins, leaves and signals sent to other replicas.", bus.published_entries
+        )
+        yield _total("bus_received", "Joins, leaves and signals of other replicas.", bus.received_entries)
+        yield _total("bus_gaps", "Times that something of another replica was lost for good.", bus.gaps)
+        dropped = CounterMetricFamily(
+            f"{NAMESPACE}_bus_dropped", "Bus messages not sent or not used, by reason.", labels=["reason"]
+        )
+        for reason, count in bus.dropped_by_reason.items():
+            dropped.add_metric([reason], count)
+        yield dropped
+
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"{NAMESPACE}_{name}", text, value=value)
+
+
+def _total(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"{NAMESPACE}_{name}", text, value=value)

@@ -42,7 +42,8 @@ class OpenTelemetry:
         )
         attributes = {"service.version": sidecar.__version__} | ({} if named else {"service.name": SERVICE})
         self._provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._exporter = OTLPSpanExporter()
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer(__name__, sidecar.__version__)
 
     def handshake(self, traceparent: str | None, tracestate: str | None) -> Trace:
@@ -78,13 +79,11 @@ class OpenTelemetry:
         return _SampledRelays(self._tracer, instruments)
 
     async def close(self) -> None:
-        flushed = asyncio.to_thread(self._provider.force_flush, int(CLOSE_SECONDS * 1000))
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await flushed
-        except TimeoutError:
-            pass  # the collector is away; nothing waits for it
-        await asyncio.to_thread(self._provider.shutdown)
+        closing = asyncio.ensure_future(asyncio.to_thread(self._provider.shutdown))
+        await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+        if not closing.done():
+            self._exporter.shutdown()  # the collector is away: ends the tries that `closing` waits for
+        await closing
 
 
 class _Handshake:

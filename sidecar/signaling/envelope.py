@@ -38,6 +38,15 @@ class Identity:
         )
         """JSON: id, name, nick, profile, updatedAt, in this order."""
 
+    @classmethod
+    def told(cls, *, account_id: str, name: str, sender_info: bytes) -> Identity:
+        """A sender of another replica; `sender_info` as that replica's `Identity` wrote it."""
+        identity = cls.__new__(cls)
+        identity.account_id = account_id
+        identity.name = name
+        identity.sender_info = sender_info
+        return identity
+
     def info(self, dialect: Dialect) -> bytes:
         if dialect is not Dialect.DYSON:
             return self.sender_info

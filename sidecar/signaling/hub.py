@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from sidecar.errors import Refusal, RefusalCode
@@ -16,11 +17,17 @@ class Bus(Protocol):
     All calls are synchronous and never wait: what cannot be sent now is kept within a bound, or counted as lost.
     """
 
-    def open(self, room_id: str) -> None:
-        """The first connection here joined this room: news of it is wanted from now on."""
+    def open(self, room: Room) -> None:
+        """The first connection here is about to join: news of this room is wanted from now on."""
 
-    def close(self, room_id: str) -> None:
+    def close(self, room: Room) -> None:
         """The last connection here left this room."""
+
+    def settled(self, room_id: str) -> bool:
+        """Whether those in this room elsewhere are known by now, as far as they can be."""
+
+    async def settle(self, room_id: str) -> None:
+        """Wait until they are, within a bound."""
 
     def joined(self, room_id: str, presence: Presence) -> None:
         """A connection joined here, or who it belongs to changed."""
@@ -29,7 +36,7 @@ class Bus(Protocol):
         """A connection left here."""
 
     def publish(self, room_id: str, envelope: Envelope) -> None:
-        """Pass a signal on to the replicas with members in this room, in the order published, each once."""
+        """Pass a signal on to the replicas with others in this room, in the order published, each once."""
 
 
 class RoomCounterBook(Protocol):
@@ -77,6 +84,23 @@ class Hub:
         if most and self._connections_of.get(account_id, 0) >= most:
             raise Refusal(RefusalCode.TOO_MANY_CONNECTIONS, f"this account has its {most} connections")
 
+    @asynccontextmanager
+    async def entering(self, room_id: str) -> AsyncIterator[bool]:
+        """Keep a room open for someone about to join it, and wait until those in it elsewhere are known.
+
+        Whether there was anything to wait for: if so, the caller's knowledge of everything else has aged.
+        """
+        room = self._open(room_id)
+        room.expected += 1
+        try:
+            waits = not self._bus.settled(room_id)
+            if waits:
+                await self._bus.settle(room_id)
+            yield waits
+        finally:
+            room.expected -= 1
+            self._close_if_empty(room)
+
     def join(
         self,
         room_id: str,
@@ -88,16 +112,7 @@ class Hub:
         outlet: Outlet,
     ) -> tuple[Member, list[Participant]]:
         """A connection enters a room. Returns it as a member, and who was there before."""
-        room = self.rooms.get(room_id)
-        if room is None:
-            room = self.rooms[room_id] = Room(
-                room_id,
-                bus=self._bus,
-                schedule=self._schedule,
-                instruments=self._instruments,
-                counters=self._counters.open(room_id),
-            )
-            self._bus.open(room_id)
+        room = self._open(room_id)
         member = Member(
             connection_id=connection_id,
             identity=identity,
@@ -119,11 +134,27 @@ class Hub:
         self._connections_of[account_id] -= 1
         if not self._connections_of[account_id]:
             del self._connections_of[account_id]
-        if not room.members:
+        self._close_if_empty(room)
+
+    def _open(self, room_id: str) -> Room:
+        room = self.rooms.get(room_id)
+        if room is None:
+            room = self.rooms[room_id] = Room(
+                room_id,
+                bus=self._bus,
+                schedule=self._schedule,
+                instruments=self._instruments,
+                counters=self._counters.open(room_id),
+            )
+            self._bus.open(room)
+        return room
+
+    def _close_if_empty(self, room: Room) -> None:
+        if not room.members and not room.expected:
             room.flush()
             del self.rooms[room.id]
             self._counters.close(room.id)
-            self._bus.close(room.id)
+            self._bus.close(room)
 
     def members(self, room_id: str, account_id: str) -> list[Member]:
         """An account's connections in a room, on this replica."""

@@ -106,6 +106,7 @@ class Room:
         "_schedule",
         "accounts",
         "counters",
+        "expected",
         "id",
         "members",
         "remotes",
@@ -128,6 +129,8 @@ class Room:
         """The connections on this replica, by connection id."""
         self.remotes: dict[str, Presence] = {}
         """The connections on other replicas, by connection id."""
+        self.expected = 0
+        """Connections on their way in: the room stays open for them."""
         self._dialects: dict[Dialect, int] = {}
         self._pending: list[tuple[Envelope, list[Member] | None]] = []
         self._bus = bus
@@ -147,9 +150,10 @@ class Room:
 
     def participants(self) -> Iterator[Participant]:
         """Everyone present, the longest here first."""
-        for presences in self.accounts.values():
+        everyone = self.accounts.values()
+        for presences in sorted(everyone, key=_joined_at) if self.remotes else everyone:
             ids = [presence.connection_id for presence in presences]
-            yield Participant(presences[0].identity, presences[0].joined_at, ids)
+            yield Participant(presences[0].identity, _joined_at(presences), ids)
 
     def join(self, member: Member) -> list[Participant]:
         """Add a member; everyone else is told. Returns who was there before, for the member's welcome."""
@@ -194,9 +198,7 @@ class Room:
         if signal.type == "offer":
             member.offered_at = received_at
         self._deliver(envelope, targets)
-        if self.remotes and (
-            targets is None or any(target.connection_id in self.remotes for target in targets)
-        ):
+        if targets is None or any(target.connection_id in self.remotes for target in targets):
             self._bus.publish(self.id, envelope)
 
     def receive(self, envelope: Envelope) -> None:
@@ -325,6 +327,11 @@ class Room:
             without_origin = number - (origin is not None and origin.dialect is dialect)
             counters.delivered += without_origin
             counters.bytes_delivered += without_origin * payload_size(envelope.frame(dialect))
+
+
+def _joined_at(presences: list[Presence]) -> float:
+    """Since when an account is here; connections elsewhere may be told of later than they came."""
+    return min(presence.joined_at for presence in presences)
 
 
 class _Share:

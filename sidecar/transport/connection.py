@@ -199,8 +199,8 @@ class Connection(asyncio.Protocol):
                 return
             if data[start] == _FINAL_TEXT and data[start + 1] & _MASKED and self._ws is None:
                 self._on_message(apply_mask(data[payload:end], data[payload - 4 : payload]), text=True)
-            else:
-                self._read_by_library(data[start:end])
+            elif self.disconnect is None or data[start] == _CLOSE:
+                self._read_by_library(data[start:end])  # while closing, only the peer's close still matters
             start = end
         if start < size:
             self._partial, self._needed = bytearray(data[start:]), 0
@@ -208,11 +208,10 @@ class Connection(asyncio.Protocol):
             self._home.soon(self._read_on)
 
     def _read_on(self) -> None:
-        """The others had their turn: what was left of a long read."""
-        if self._transport.is_closing():
-            return
-        if not self._congested or self.disconnect is not None:
-            self._transport.resume_reading()
+        """The others had their turn, or the peer reads its answers again: what was left of a long read."""
+        if self._transport.is_closing() or (self._congested and self.disconnect is None):
+            return  # `resume_writing` reads on
+        self._transport.resume_reading()
         if self._partial is not None:
             self.data_received(b"")
 
@@ -241,7 +240,6 @@ class Connection(asyncio.Protocol):
             self._pinged_at = 0.0
         elif frame.opcode in {Opcode.PING, Opcode.PONG}:  # nobody sends these but to keep us busy
             self._within_rate()
-            self._hold_a_flood()
         elif frame.opcode in {Opcode.TEXT, Opcode.BINARY}:
             if frame.fin:
                 self._on_message(bytes(frame.data), text=frame.opcode is Opcode.TEXT)
@@ -440,6 +438,7 @@ class Connection(asyncio.Protocol):
     def _hold_a_flood(self) -> None:
         if self._congested and self.disconnect is None:
             self._transport.pause_reading()
+            self._bound_backlog()
 
     def _bound_backlog(self) -> None:
         unsent = self._transport.get_write_buffer_size()
@@ -462,7 +461,7 @@ class Connection(asyncio.Protocol):
         self._allowance = 0
         self._home.backlog.forget(self)
         if self.disconnect is None:
-            self._transport.resume_reading()
+            self._read_on()
 
     def give_up(self) -> None:
         """The process holds too many unsent bytes, most of them for this peer: cut it at once."""
@@ -537,6 +536,7 @@ class Connection(asyncio.Protocol):
         for chunk in ws.data_to_send():
             if chunk:
                 self._transport.write(chunk)
+                self._hold_a_flood()
             elif not self._transport.is_closing():
                 self._transport.write_eof()  # the peer has CLOSE_SECONDS to read the rest and close its side
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -244,6 +244,12 @@ class Connections:
             case Updated(membership=membership):
                 member = connection.member
                 member.room.identify(member, identity_of(connection.principal, membership))
+
+    def sessions_ended(self, revoked: Container[str | None]) -> None:
+        """The auth service's word: end every connection whose session is among `revoked`."""
+        for connection in list(self.by_id.values()):
+            if connection.principal.session_id in revoked:
+                connection.end(errors.SESSION_REVOKED)
 
     async def drain(self, *, seconds: float) -> None:
         """Ask every client to reconnect, evenly spread over `seconds`; returns when all are gone or cut.

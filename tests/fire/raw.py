@@ -128,6 +128,7 @@ class Peer:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 while chunk := await self.reader.read(65536):
                     left += chunk
+        self.writer.close()
         return left
 
     def stop_reading(self) -> None:

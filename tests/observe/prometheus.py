@@ -78,6 +78,8 @@ class Prometheus:
         }
 
     async def targets_up(self) -> bool:
+        if (await http(f"{self._url}/-/ready")).status != 200:
+            return False
         targets = (await self._get("/api/v1/targets", state="active"))["activeTargets"]
         return bool(targets) and all(target["health"] == "up" for target in targets)
 
@@ -122,7 +124,6 @@ async def run_prometheus(
                 f"--config.file={config}",
                 f"--storage.tsdb.path={directory}/data",
                 f"--web.listen-address=127.0.0.1:{port}",
-                "--storage.tsdb.no-lockfile",
                 "--query.lookback-delta=5s",
                 stdout=log,
                 stderr=log,

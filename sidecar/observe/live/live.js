@@ -3,8 +3,8 @@
 const plots = [
   ["Connections", [["", "connections"]]],
   ["Rooms", [["", "rooms"]]],
-  ["Signals per second", [["received", "received"], ["delivered", "delivered"]]],
-  ["Handshakes per second", [["accepted", "accepted"], ["refused", "refused"]]],
+  ["Signals a second", [["received", "received"], ["delivered", "delivered"]]],
+  ["Handshakes a second", [["accepted", "accepted"], ["refused", "refused"]]],
 ];
 
 const byId = (id) => document.getElementById(id);
@@ -49,7 +49,9 @@ function plot([title, parts], samples) {
     if (name) value.append(" ", element("small", name));
     now.append(value);
   });
-  figure.append(element("figcaption", `${title}, at most ${shown(top)}`), now, lines(series, top));
+  const caption = element("figcaption", title);
+  caption.append(element("span", `peak ${shown(Math.max(0, ...series.flat()))}`));
+  figure.append(caption, now, lines(series, top));
   return figure;
 }
 
@@ -83,7 +85,7 @@ function draw(state) {
     ["Chat service", health.breakerOpen ? "fails, asked once a second" : "asked as needed", health.breakerOpen ? "bad" : "good"],
     ["Live connections", health.stale ? "rest on old answers" : "verified", health.stale ? "bad" : "good"],
     ["Questions answered", health.answered.toLocaleString("en")],
-    ["Questions failed", health.failed.toLocaleString("en"), health.failed ? "bad" : ""],
+    ["Questions failed", health.failed.toLocaleString("en")],
     ["Answer within (99 %)", duration(health.slowestSeconds)],
     ["Relay within (99 %)", duration(state.relaySeconds)],
     ["Offer to answer (half)", duration(state.callSeconds)],

@@ -1,0 +1,89 @@
+"""A real nats-server of the test's own, on loopback: started, killed, stalled and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from tests.harness import DEADLINE_SECONDS
+
+_PROGRAM = str(Path(sys.executable).parent / "nats-server")
+_LISTENING = re.compile(r"Listening for client connections on 127\.0\.0\.1:(\d+)")
+
+
+class NatsServer:
+    """`directory` keeps its configuration and JetStream's files; the port stays the same over restarts."""
+
+    def __init__(self, directory: Path, config: str = "") -> None:
+        self.directory = directory
+        self.config = config
+        self.port = 0
+        self.log: list[str] = []
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        file = self.directory / "nats.conf"
+        store = self.directory / "jetstream"
+        file.write_text(
+            f"host: 127.0.0.1\nport: {self.port or -1}\njetstream {{ store_dir: {str(store)!r} }}\n{self.config}"
+        )
+        program = shutil.which("nats-server", path=str(Path(_PROGRAM).parent)) or "nats-server"
+        self._process = await asyncio.create_subprocess_exec(
+            program, "-c", str(file), stderr=asyncio.subprocess.PIPE
+        )
+        ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read(self._process, ready))
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            self.port = await ready
+
+    async def _read(self, process: asyncio.subprocess.Process, ready: asyncio.Future[int]) -> None:
+        assert process.stderr is not None
+        port = 0
+        async for raw in process.stderr:
+            line = raw.decode()
+            self.log.append(line)
+            if found := _LISTENING.search(line):
+                port = int(found[1])
+            if "Server is ready" in line:
+                ready.set_result(port)
+        if not ready.done():
+            ready.set_exception(RuntimeError("nats-server did not start:\n" + "".join(self.log)))
+
+    async def kill(self) -> None:
+        assert self._process is not None
+        assert self._reader is not None
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        await self._reader
+        self._process = None
+
+    def stall(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+@contextlib.asynccontextmanager
+async def run_nats(directory: Path, config: str = "") -> AsyncIterator[NatsServer]:
+    server = NatsServer(directory, config)
+    await server.start()
+    try:
+        yield server
+    finally:
+        if server._process is not None:
+            await server.kill()

@@ -1,0 +1,158 @@
+"""Peers that fall silent: asked with a ping, given their time, and gone; a cut cable is no different."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.fire.raw import PING, PONG, Peer, begin, dial, frame
+from tests.harness import guid, until
+
+
+@contextlib.asynccontextmanager
+async def member(sidecar, chat, issuer, room, **options):
+    account = guid()
+    chat.allow(room, account)
+    async with dial(sidecar, **options) as peer:
+        yield await begin(peer, room, issuer.token(account))
+
+
+async def test_a_peer_that_answers_no_ping_is_closed_with_4408_in_the_promised_time(start, chat, issuer):
+    async with (
+        start(heartbeat_seconds=1, pong_timeout_seconds=1) as sidecar,
+        member(sidecar, chat, issuer, guid()) as peer,
+    ):
+        got = await peer.frame()
+        assert got == (PING, b"", True)
+        assert await peer.ended() == (4408, "no pong in time")
+        line = await sidecar.logged("connection ended", connection=peer.welcome["connectionId"])
+        assert line["code"] == 4408
+
+
+@pytest.mark.parametrize("answer", [frame(PONG), frame(PONG, b"unasked"), frame(PING), b"\x81"])
+async def test_any_byte_is_a_sign_of_life(start, chat, issuer, answer):
+    async with (
+        start(heartbeat_seconds=0.5, pong_timeout_seconds=2) as sidecar,
+        member(sidecar, chat, issuer, guid()) as peer,
+    ):
+        pings = 0
+        while pings < 6:
+            if (await peer.frame()).opcode == PING:
+                pings += 1
+                peer.send(
+                    answer[:1]
+                    if answer == b"\x81" and pings == 1
+                    else b"\x80"
+                    if answer == b"\x81"
+                    else answer
+                )
+        assert not [line for line in sidecar.log if line["event"] == "connection ended"]
+
+
+async def test_round_trips_are_measured(start, chat, issuer):
+    async with start(heartbeat_seconds=0.3) as sidecar, member(sidecar, chat, issuer, guid()) as peer:
+        while (await peer.frame()).opcode != PING:
+            pass
+        peer.send(frame(PONG))
+
+        async def measured():
+            metrics = await sidecar.metrics()
+            return metrics["sphere_sidecar_heartbeat_rtt_seconds_count"] and metrics
+
+        metrics = await until(measured, "a round trip")
+        assert 0 < metrics["sphere_sidecar_heartbeat_rtt_seconds_sum"] < 10
+
+
+async def test_heartbeats_may_be_off(start, chat, issuer):
+    async with (
+        start(heartbeat_seconds=0, pong_timeout_seconds=0.1) as sidecar,
+        member(sidecar, chat, issuer, guid()) as quiet,
+    ):
+        assert quiet.welcome["heartbeatSeconds"] == 0
+        async with start(heartbeat_seconds=0.2, pong_timeout_seconds=0.2) as other:
+            async with member(other, chat, issuer, guid()) as watched:
+                assert (await watched.ended())[0] == 4408
+        quiet.say({"type": "ping"})
+        assert await quiet.packet() == {"type": "pong"}
+
+
+async def test_without_a_pong_timeout_pings_are_sent_and_silence_is_borne(start, chat, issuer):
+    async with (
+        start(heartbeat_seconds=0.2, pong_timeout_seconds=0) as sidecar,
+        member(sidecar, chat, issuer, guid()) as peer,
+    ):
+        assert (await peer.frame()).opcode == PING
+        async with start(heartbeat_seconds=0.2, pong_timeout_seconds=0.5) as other:
+            async with member(other, chat, issuer, guid()) as watched:
+                assert (await watched.ended())[0] == 4408
+        peer.say({"type": "ping"})
+        assert await peer.packet() == {"type": "pong"}
+
+
+async def _run(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await process.wait() == 0, command
+
+
+@pytest.fixture
+async def cable():
+    """This end's address, the network namespace at the far end, and how to pull the cable between them."""
+    name = f"fire{guid()[:6]}"
+    octet = int(guid()[:2], 16)
+    here, there = f"10.231.{octet}.1", f"10.231.{octet}.2"
+    await _run("ip", "netns", "add", name)
+    try:
+        await _run("ip", "link", "add", name, "type", "veth", "peer", "name", "far", "netns", name)
+        await _run("ip", "addr", "add", f"{here}/30", "dev", name)
+        await _run("ip", "link", "set", name, "up")
+        await _run("ip", "-n", name, "addr", "add", f"{there}/30", "dev", "far")
+        await _run("ip", "-n", name, "link", "set", "far", "up")
+        yield here, name, lambda: _run("ip", "-n", name, "link", "set", "far", "down")
+    finally:
+        await _run("ip", "netns", "del", name)
+
+
+def _dial_within(namespace: str, address: str, port: int) -> socket.socket:
+    """A connection that begins in another network namespace: a socket stays where it was made."""
+    made: list[socket.socket] = []
+
+    def dial() -> None:
+        with Path(f"/var/run/netns/{namespace}").open() as file:
+            assert ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0) == 0
+        made.append(socket.create_connection((address, port), timeout=10))
+
+    thread = threading.Thread(target=dial)  # one of its own: it never comes back to this namespace
+    thread.start()
+    thread.join()
+    made[0].setblocking(False)
+    return made[0]
+
+
+async def test_a_pulled_cable_is_noticed_though_nothing_is_reset(start, chat, issuer, cable):
+    here, namespace, pull = cable
+    room, alice, bob = guid(), guid(), guid()
+    chat.allow(room, alice)
+    chat.allow(room, bob)
+    async with start(host="0.0.0.0", heartbeat_seconds=1, pong_timeout_seconds=1) as sidecar:
+        near = await sidecar.connect(room, issuer.token(alice))
+        sock = await asyncio.to_thread(_dial_within, namespace, here, sidecar.port)
+        reader, writer = await asyncio.open_connection(sock=sock)
+        far = await begin(Peer(reader, writer), room, issuer.token(bob))
+        await near.receive_signal("user-joined")
+        for _ in range(2):
+            while (await far.frame()).opcode != PING:
+                pass
+            far.send(frame(PONG))
+        await pull()
+        left = await near.receive_signal("user-left")  # the kernel alone would wait for many minutes
+        assert left["senderAccountId"] == bob
+        line = await sidecar.logged("connection ended", connection=far.welcome["connectionId"])
+        assert line["code"] == 4408
+        writer.transport.abort()
+        await near.close()

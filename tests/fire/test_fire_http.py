@@ -1,0 +1,175 @@
+"""Bad peers before the upgrade: slow, silent, endless, garbled. Bounded in time and memory; nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from tests.fire.raw import begin, dial, upgrade
+from tests.harness import guid
+
+HEAD_SECONDS = 10
+LATEST_SECONDS = (
+    3 * HEAD_SECONDS
+)  # looked at every 5 s; the last begins after 5 s; the rest is for a busy machine
+
+
+async def joins(world) -> None:
+    """Somebody else gets in and is heard."""
+    room, account = guid(), guid()
+    world.chat.allow(room, account)
+    async with dial(world.sidecar) as peer:
+        await begin(peer, room, world.issuer.token(account))
+        peer.say({"type": "ping", "data": 1})
+        assert (await peer.packet()) == {"type": "pong", "data": 1}
+
+
+async def test_slow_silent_and_lingering_peers_are_cut_and_nobody_else_notices(world):
+    """All at once: heads that never end, heads never begun, bodies trickled, and upgrades refused while the clock
+    ticks (every 5 s; Sanic stops its clock for good if an upgrade is being judged just then)."""
+    world.chat.delay_seconds = 1.2
+
+    async def trickle(peer, data: bytes) -> None:
+        with contextlib.suppress(ConnectionError):
+            for byte in data:
+                peer.send(bytes([byte]))
+                await asyncio.sleep(0.5)
+
+    async def linger(peer, number: int) -> None:
+        await asyncio.sleep(number)
+        token = world.issuer.token(guid())
+        peer.send(upgrade(guid(), token).replace(b"Connection: Upgrade\r\n", b""))
+
+    async with contextlib.AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(dial(world.sidecar)) for _ in range(306)]
+        silent, slow, bodies, lingering = peers[:100], peers[100:200], peers[200:300], peers[300:]
+        for peer in bodies:
+            peer.send(b"POST /api/chat/realtime/x HTTP/1.1\r\nHost: x\r\nContent-Length: 16000\r\n\r\n")
+        work = [asyncio.create_task(trickle(peer, upgrade(guid(), "x") * 100)) for peer in slow]
+        work += [asyncio.create_task(trickle(peer, b"x" * 16_000)) for peer in bodies]
+        work += [asyncio.create_task(linger(peer, number)) for number, peer in enumerate(lingering)]
+
+        async def answer(peer) -> bytes:
+            with contextlib.suppress(ConnectionResetError):
+                return await peer.reader.read(-1)
+            return b""
+
+        try:
+            async with asyncio.timeout(LATEST_SECONDS):
+                ended = asyncio.gather(*(answer(peer) for peer in peers))
+                for _ in range(3):
+                    await joins(world)
+                answers = await ended
+        finally:
+            world.chat.delay_seconds = 0
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+    assert set(answers[: len(silent)]) == {b""}
+    assert all(one.startswith(b"HTTP/1.1 408") or not one for one in answers[100:200])
+    assert all(one.startswith(b"HTTP/1.1 404") for one in answers[200:300])
+    assert all(one.startswith(b"HTTP/1.1 403") for one in answers[300:])
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /api/chat/realtime/x HTTP/1.1\r\nX: " + b"x" * 100_000,
+        b"GET /api/chat/realtime/x HTTP/1.1\r\n" + b"X: y\r\n" * 20_000,
+        b"GET /" + b"x" * 100_000,
+        b"x" * 100_000,
+    ],
+    ids=["one long header", "many headers", "a long path", "no line at all"],
+)
+async def test_an_oversized_head_is_refused_and_not_collected(world, head):
+    async with dial(world.sidecar) as peer:
+        peer.send(head)
+        answer = await peer.gone()
+        assert answer.startswith((b"HTTP/1.1 413", b"HTTP/1.1 400", b"HTTP/1.1 431")) or not answer
+    await joins(world)
+
+
+async def test_a_head_without_end_takes_no_memory(world):
+    before = (await world.sidecar.metrics())["process_resident_memory_bytes"]
+    async with dial(world.sidecar) as peer:
+        peer.send(b"GET /api/chat/realtime/x HTTP/1.1\r\n")
+        for _ in range(64):
+            peer.send(b"X: y\r\n" * 170_000)
+            with contextlib.suppress(ConnectionError):
+                await peer.writer.drain()
+    after = (await world.sidecar.metrics())["process_resident_memory_bytes"]
+    assert after - before < 24 * 2**20
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\xff\xfe: \x00\r\n\r\n",
+        b"GET http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /%zz%00/\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET  /  HTTP/1.1\r\n\r\n",
+        b"\r\n\r\n\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: 1e3\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffff\r\n",
+    ],
+)
+async def test_garbage_is_answered_with_an_error_or_nothing_and_then_cut(world, garbage):
+    bugs = len([line for line in world.sidecar.log if line.get("level") == "error"])
+    async with dial(world.sidecar) as peer:
+        peer.send(garbage, b"\xff" * 4096)
+        peer.writer.write_eof()
+        answer = await peer.gone()
+        assert not answer or answer[9:10] == b"4", answer[:100]
+    await joins(world)
+    assert len([line for line in world.sidecar.log if line.get("level") == "error"]) == bugs, (
+        world.sidecar.log[-3:]
+    )
+
+
+async def test_garbage_pipelined_behind_a_handshake_is_judged_as_frames(world):
+    room, account = guid(), guid()
+    world.chat.allow(room, account)
+    async with dial(world.sidecar) as peer:
+        await begin(peer, room, world.issuer.token(account), then=[b"GET / HTTP/1.1\r\n\r\n" * 5000])
+        assert (await peer.ended())[0] == 1002
+
+
+async def test_a_thousand_pipelined_requests_are_answered_in_order_or_cut(world):
+    bad = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with dial(world.sidecar) as peer:
+        peer.send(bad * 1000)
+        await joins(world)
+        for _ in range(1000):
+            assert (await peer.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 404")
+            await peer.reader.readuntil(b'"}')
+
+
+async def test_who_hangs_up_during_the_handshake_leaves_nothing(world):
+    room, account = guid(), guid()
+    world.chat.allow(room, account)
+    world.chat.delay_seconds = 0.3
+    try:
+        for _ in range(20):
+            async with dial(world.sidecar) as peer:
+                peer.send(upgrade(room, world.issuer.token(account)))
+    finally:
+        world.chat.delay_seconds = 0
+    await joins(world)
+    alone = await world.join(room, account)
+    assert alone.welcome["participants"] == []
+    await alone.close()
+
+
+async def test_a_token_in_a_url_that_cannot_be_read_is_not_repeated(world):
+    async with dial(world.sidecar) as peer:
+        peer.send(b"GET http://[::1?tk=secret-token HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"secret-token" not in await peer.gone()
+    await joins(world)
+    assert not [line for line in world.sidecar.raw_log if "secret-token" in line]

@@ -1,0 +1,51 @@
+"""Small parts: quantiles of a timing, counters by label, the life of a certificate."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+
+from sidecar.observe.certificates import lives
+from sidecar.observe.tally import Tally, Timing
+from tests.observe.certificates import self_signed
+
+
+def test_a_quantile_is_the_bound_below_which_that_share_lies():
+    timing = Timing((1.0, 2.0, 4.0))
+    assert timing.quantile(0.5) is None
+    for value in (0.5, 1.0, 1.5, 3.0):
+        timing.observe(value)
+    assert timing.quantile(0.5) == 1.0
+    assert timing.quantile(0.75) == 2.0
+    assert timing.quantile(1.0) == 4.0
+    timing.observe(100.0)
+    assert timing.quantile(1.0) == math.inf
+
+
+def test_a_bucket_holds_its_own_bound():
+    timing = Timing((1.0, 2.0))
+    for value in (1.0, 2.0, 2.1):
+        timing.observe(value)
+    family = timing.family("x", "")
+    assert [sample.value for sample in family.samples] == [1, 2, 3, 3, pytest.approx(5.1)]
+
+
+def test_a_counter_has_what_is_expected_at_zero_and_counts_the_rest_as_it_comes():
+    tally = Tally(("a",))
+    tally.expect("b")
+    tally.add("b")
+    tally.expect("b")
+    tally.add("c")
+    assert dict(tally.items()) == {("a",): 0, ("b",): 1, ("c",): 1}
+    assert tally.total() == 2
+
+
+def test_of_a_chain_the_certificate_that_ends_first_counts():
+    long, _ = self_signed(days=300)
+    short, _ = self_signed(days=3)
+    found = lives(chain=long + short, none=None, garbage=b"nonsense", key_only=self_signed()[1])
+    assert found.keys() == {"chain"}
+    assert found["chain"].end - time.time() < 3.1 * 86400
+    assert found["chain"].start < time.time()
