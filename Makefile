@@ -1,6 +1,8 @@
 # make run   sets everything up and starts the sidecar with sample rooms and people
 # make test  sets everything up and runs every test
 # make check lint, types, import directions, generated code in sync
+# make bench measures the sidecar beside its peers (docs/performance.md); make bench-check says what slipped
+# make fuzz  looks for bytes that break the decoder or a connection, for an hour
 # make image-check builds the container image on a Debian made here, and starts it
 
 UV_VERSION := 0.13.9
@@ -10,7 +12,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 BIN := .venv/bin
 
-.PHONY: run test check fmt proto image-check clean
+.PHONY: run test check fmt proto bench bench-check fuzz image-check clean
 
 run: .venv/.synced
 	@$(BIN)/python -m sidecar dev
@@ -44,6 +46,15 @@ proto: .venv/.synced
 .venv/.synced: .uv/bin/uv pyproject.toml uv.lock
 	@.uv/bin/uv sync --quiet --frozen --all-extras --python $(PYTHON)
 	@touch $@
+
+bench: .venv/.synced
+	@$(BIN)/python -m bench
+
+bench-check: .venv/.synced
+	@$(BIN)/python -m bench.check
+
+fuzz: .venv/.synced
+	@$(BIN)/python -m fuzz.run
 
 image-check: .venv/.synced
 	@$(BIN)/python -m image.check

@@ -43,6 +43,7 @@ from sidecar.signaling.hub import Bus, Hub
 from sidecar.signaling.replies import IceServer
 from sidecar.transport.connection import CLOSE_SECONDS
 from sidecar.transport.connections import Connections, Limits
+from sidecar.transport.tick import Tick
 
 STOP_SECONDS = 1.0
 """What a second signal still gives the clients to read their close."""
@@ -124,7 +125,7 @@ class Sidecar:
         self._bus, rooms_bus = self._make_bus(settings, metrics)
         hub = Hub(
             bus=rooms_bus,
-            schedule=_soon,
+            schedule=Tick(),
             instruments=self._tracer.beside(metrics),
             counters=metrics.rooms,
             max_room_connections=settings.max_room_connections,

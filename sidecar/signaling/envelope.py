@@ -72,77 +72,68 @@ _SPELLING = {
     ),
     Dialect.DYSON: (b"webrtc.signal", b"to_connection", b"account_id", b"connection_id", b"account"),
 }
-# What stands before each part of a signal, in the order of `Envelope.frame`.
-_BEFORE = {
-    dialect: (
-        b'{"type":"%b","data":{"type":"' % envelope,
-        b',"%b":"' % to_connection,
-        b',"%b":"' % account,
-        b'","%b":"' % connection,
-        b'","%b":' % info,
-    )
-    for dialect, (envelope, to_connection, account, connection, info) in _SPELLING.items()
+# What stands before a signal's type, and how a single receiver is named.
+_BEGIN = {
+    dialect: (b'{"type":"%b","data":{"type":"' % envelope, b',"%b":"%%b"' % to_connection)
+    for dialect, (envelope, to_connection, *_) in _SPELLING.items()
+}
+# What follows a signal's data and addresses.
+_STAMP = {
+    dialect: b',"%b":"%%b","%b":"%%b","%b":%%b}}' % (account, connection, info)
+    for dialect, (_, _, account, connection, info) in _SPELLING.items()
 }
 
+Stamps = dict[Dialect, bytes]
+"""One sender's stamp by dialect: what ends each of its signals."""
 
-class Envelope:
+
+class Envelope(msgspec.Struct, kw_only=True, gc=False):
     """One signal on its way to a room: dialect-free, stamped with the sender that was verified."""
 
-    __slots__ = (
-        "_frames",
-        "data",
-        "received_at",
-        "sender",
-        "sender_connection",
-        "to",
-        "to_connection",
-        "type",
-    )
-
-    def __init__(
-        self,
-        *,
-        type: str,  # noqa: A002 - the wire's word
-        data: msgspec.Raw | bytes,
-        sender: Identity,
-        sender_connection: str,
-        to: str | None = None,
-        to_connection: str | None = None,
-        received_at: float = 0.0,
-    ) -> None:
-        self.type = type
-        self.data = data
-        self.sender = sender
-        self.sender_connection = sender_connection
-        self.to = to
-        self.to_connection = to_connection
-        self.received_at = received_at
-        """On the clock of the loop, for `relay_duration_seconds`; 0 for what the sidecar itself has to say."""
-        self._frames: dict[Dialect, bytes] = {}
+    type: str
+    data: msgspec.Raw | bytes
+    sender: Identity
+    sender_connection: str
+    to: str | None = None
+    to_connection: str | None = None
+    received_at: float = 0.0
+    """On the clock of the loop, for `relay_duration_seconds`; 0 for what the sidecar itself has to say."""
+    stamps: Stamps | None = None
+    """Where the sender's stamps are kept from one signal to the next; None: nowhere."""
+    _frames: dict[Dialect, bytes] | None = None
 
     def frame(self, dialect: Dialect) -> bytes:
         """The whole WebSocket frame for a receiver of `dialect`, made when first asked for."""
-        frame = self._frames.get(dialect)
+        frames = self._frames
+        if frames is None:
+            frames = self._frames = {}
+        frame = frames.get(dialect)
         if frame is None:
-            before_type, before_to_connection, before_account, before_connection, before_info = _BEFORE[
-                dialect
-            ]
-            parts = [before_type, self.type.encode(), b'","data":', self.data]
-            if self.to is not None:
-                parts += (b',"to":"', self.to.encode(), b'"')
-            if self.to_connection is not None:
-                parts += (before_to_connection, self.to_connection.encode(), b'"')
-            parts += (
-                before_account,
-                self.sender.account_id.encode(),
-                before_connection,
-                self.sender_connection.encode(),
-                before_info,
-                self.sender.info(dialect),
-                b"}}",
-            )
-            frame = self._frames[dialect] = text_frame(b"".join(parts))
+            frame = frames[dialect] = self._encode(dialect)
         return frame
+
+    def _encode(self, dialect: Dialect) -> bytes:
+        stamp = self._stamp(dialect)
+        begin, to_connection = _BEGIN[dialect]
+        if self.to is None and self.to_connection is None:
+            return text_frame(b"".join((begin, self.type.encode(), b'","data":', self.data, stamp)))
+        to = b"" if self.to is None else b',"to":"%b"' % self.to.encode()
+        if self.to_connection is not None:
+            to += to_connection % self.to_connection.encode()
+        return text_frame(b"".join((begin, self.type.encode(), b'","data":', self.data, to, stamp)))
+
+    def _stamp(self, dialect: Dialect) -> bytes:
+        """What the sidecar verified of the sender, and the end of the packet."""
+        if self.stamps is None:
+            return _stamp(dialect, self.sender, self.sender_connection)
+        stamp = self.stamps.get(dialect)
+        if stamp is None:
+            stamp = self.stamps[dialect] = _stamp(dialect, self.sender, self.sender_connection)
+        return stamp
+
+
+def _stamp(dialect: Dialect, sender: Identity, connection: str) -> bytes:
+    return _STAMP[dialect] % (sender.account_id.encode(), connection.encode(), sender.info(dialect))
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -151,8 +142,8 @@ def text_frame(payload: bytes) -> bytes:
     if size < 126:  # noqa: PLR2004 - the RFC's
         return b"\x81%c%b" % (size, payload)
     if size < 65536:  # noqa: PLR2004
-        return b"\x81\x7e%b%b" % (size.to_bytes(2), payload)
-    return b"\x81\x7f%b%b" % (size.to_bytes(8), payload)
+        return b"\x81\x7e" + size.to_bytes(2) + payload
+    return b"\x81\x7f" + size.to_bytes(8) + payload
 
 
 def payload_size(frame: bytes) -> int:

@@ -53,8 +53,7 @@ class PacketError(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
+class Signal(msgspec.Struct, frozen=True, gc=False):
     """To be relayed: to everyone else, to the connections of account `to`, or to the one `to_connection`."""
 
     type: str
@@ -80,7 +79,7 @@ class AuthRefresh:
 Packet = Signal | Ping | AuthRefresh
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     type: str
     data: msgspec.Raw = NO_DATA
     to: str | None = None
@@ -105,14 +104,22 @@ def decode(payload: bytes) -> Packet:
     Raises:
         PacketError: INVALID_JSON or INVALID_MESSAGE.
     """
-    if payload.count(b"{") + payload.count(b"[") > MAX_DEPTH and _deeper_than(payload, MAX_DEPTH):
+    if _brackets_exceed(payload, MAX_DEPTH) and _deeper_than(payload, MAX_DEPTH):
         raise PacketError(PacketErrorCode.INVALID_MESSAGE, f"nested more than {MAX_DEPTH} deep")
-    outer = _decode_object(payload)
+    try:
+        outer = _message.decode(payload)
+    except msgspec.DecodeError as error:
+        raise _undecodable(error) from None
+    if outer.type in _USUAL_TYPES and outer.data and outer.to is None and outer.to_connection is None:
+        return Signal(outer.type, outer.data, None, None)
     if outer.type not in _ENVELOPES:
         return _packet(payload, outer)
     if not outer.data:
         raise PacketError(PacketErrorCode.INVALID_MESSAGE, f"{outer.type} needs data: an object with a type")
-    inner = _decode_object(outer.data)
+    try:
+        inner = _message.decode(outer.data)
+    except msgspec.DecodeError as error:
+        raise _undecodable(error) from None
     if inner.type in _ENVELOPES:
         raise PacketError(PacketErrorCode.INVALID_MESSAGE, f"{inner.type} inside {outer.type}")
     if inner.to is None:
@@ -122,13 +129,11 @@ def decode(payload: bytes) -> Packet:
     return _packet(outer.data, inner)
 
 
-def _decode_object(payload: bytes | msgspec.Raw) -> _Message:
-    try:
-        return _message.decode(payload)
-    except msgspec.ValidationError as error:
-        raise PacketError(PacketErrorCode.INVALID_MESSAGE, str(error)) from None
-    except msgspec.DecodeError as error:
-        raise PacketError(PacketErrorCode.INVALID_JSON, str(error)) from None
+def _undecodable(error: msgspec.DecodeError) -> PacketError:
+    invalid = isinstance(error, msgspec.ValidationError)
+    return PacketError(
+        PacketErrorCode.INVALID_MESSAGE if invalid else PacketErrorCode.INVALID_JSON, str(error)
+    )
 
 
 def _packet(payload: bytes | msgspec.Raw, message: _Message) -> Packet:
@@ -182,6 +187,12 @@ def _data(payload: bytes | msgspec.Raw, message: _Message) -> msgspec.Raw | byte
         if key not in _OUTSIDE_DATA and key.lower().replace("_", "") not in _RESERVED
     }
     return _encode(rest)
+
+
+def _brackets_exceed(payload: bytes, most: int) -> bool:
+    """Whether there are more than `most` opening brackets. Deleting jumps from one to the next; `count` does not."""
+    rest = payload.replace(b"{", b"", most + 1).replace(b"[", b"", most + 1)
+    return len(payload) - len(rest) > most
 
 
 def _deeper_than(payload: bytes, depth: int) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from sidecar.signaling.envelope import Dialect, Envelope, Identity, payload_size
+from sidecar.signaling.envelope import Dialect, Envelope, Identity, Stamps, payload_size
 from sidecar.signaling.packets import PacketError, PacketErrorCode, Signal
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Presence:
 class Member(Presence):
     """A connection in a room on this replica."""
 
-    __slots__ = ("dialect", "offered_at", "outlet", "room")
+    __slots__ = ("dialect", "offered_at", "outlet", "room", "stamps")
 
     def __init__(
         self,
@@ -69,6 +69,8 @@ class Member(Presence):
         self.outlet = outlet
         self.offered_at = 0.0
         """When its unanswered offer was read, on the monotonic clock; 0 where there is none."""
+        self.stamps: Stamps | None = None
+        """What ends its signals, kept from its first one on."""
 
 
 class Participant(NamedTuple):
@@ -180,22 +182,31 @@ class Room:
         Raises:
             PacketError: TARGET_NOT_IN_ROOM.
         """
+        kind = signal.type
+        stamps = member.stamps
+        if stamps is None:
+            stamps = member.stamps = {}
         envelope = Envelope(
-            type=signal.type,
+            type=kind,
             data=signal.data,
             sender=member.identity,
             sender_connection=member.connection_id,
             to=signal.to,
             to_connection=signal.to_connection,
             received_at=received_at,
+            stamps=stamps,
         )
-        targets = self._targets(envelope)
-        if targets is not None and not targets:
-            raise PacketError(PacketErrorCode.TARGET_NOT_IN_ROOM, "nobody else in this room has that address")
+        targets = None
+        if signal.to is not None or signal.to_connection is not None:
+            targets = self._targets(envelope)
+            if not targets:
+                raise PacketError(
+                    PacketErrorCode.TARGET_NOT_IN_ROOM, "nobody else in this room has that address"
+                )
         counters = self.counters
-        counters.received[signal.type if signal.type in counters.received else "other"] += 1
+        counters.received[kind if kind in counters.received else "other"] += 1
         counters.bytes_received += size
-        if signal.type == "offer":
+        if kind == "offer":
             member.offered_at = received_at
         self._deliver(envelope, targets)
         if targets is None or any(target.connection_id in self.remotes for target in targets):
@@ -223,11 +234,18 @@ class Room:
     def identify(self, member: Member, identity: Identity) -> None:
         """The chat service changed a name, nick or profile: later packets carry the new one."""
         member.identity = identity
+        member.stamps = None
         self._bus.joined(self.id, member)
 
     def _appear(self, presence: Presence) -> None:
-        there = self.accounts.setdefault(presence.identity.account_id, [])
-        there.append(presence)
+        account_id = presence.identity.account_id
+        there = self.accounts.get(account_id)
+        if there is None:
+            there = self.accounts[account_id] = [
+                presence
+            ]  # of this size exactly: most accounts stay with one
+        else:
+            there.append(presence)
         self._announce("user-joined" if len(there) == 1 else "connection-joined", presence)
 
     def _vanish(self, presence: Presence) -> None:
@@ -279,8 +297,45 @@ class Room:
     def flush(self) -> None:
         """Write what was said since the last flush: once per member, each in the order it was said."""
         pending, self._pending = self._pending, []
-        if not pending:
-            return
+        if len(pending) == 1:
+            envelope, targets = pending[0]
+            if targets is not None:
+                self._write_directed(envelope, targets)
+            elif len(self._dialects) == 1:
+                self._write_one(envelope)
+            else:
+                self._write_many(pending)
+        elif pending:
+            self._write_many(pending)
+        now = monotonic()
+        for envelope, _ in pending:
+            if envelope.received_at:
+                self._instruments.relayed(now - envelope.received_at)
+
+    def _write_one(self, envelope: Envelope) -> None:
+        """The usual tick: one signal, to everyone else, in the one dialect that is spoken here."""
+        (dialect,) = self._dialects
+        frame = envelope.frame(dialect)
+        receivers = list(self.members.values())  # a slow one may be closed while written to
+        origin = self.members.get(envelope.sender_connection)
+        if origin is not None:
+            receivers.remove(origin)
+        if envelope.received_at:
+            self.counters.delivered += len(receivers)
+            self.counters.bytes_delivered += len(receivers) * payload_size(frame)
+        for member in receivers:
+            member.outlet.write(frame, 1)
+
+    def _write_directed(self, envelope: Envelope, targets: list[Member]) -> None:
+        """A tick with one signal for a few."""
+        for member in targets:
+            if member.connection_id in self.members:
+                frame = envelope.frame(member.dialect)
+                self.counters.delivered += 1
+                self.counters.bytes_delivered += payload_size(frame)
+                member.outlet.write(frame, 1)
+
+    def _write_many(self, pending: list[tuple[Envelope, list[Member] | None]]) -> None:
         members = self.members
         to_all: dict[Dialect, list[bytes]] = {dialect: [] for dialect in self._dialects}
         apart: dict[Member, _Share] = {}  # members that do not get exactly what is said to all
@@ -300,10 +355,6 @@ class Room:
                     _share(apart, target, to_all).append(envelope.frame(target.dialect))
                 self._count(envelope, _by_dialect(present), None)
         self._write(to_all, apart)
-        now = monotonic()
-        for envelope, _ in pending:
-            if envelope.received_at:
-                self._instruments.relayed(now - envelope.received_at)
 
     def _write(self, to_all: dict[Dialect, list[bytes]], apart: dict[Member, _Share]) -> None:
         """Shared bytes to those who get just what is said to all; to the others, their own."""

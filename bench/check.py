@@ -1,0 +1,72 @@
+"""`python -m bench.check`: the cases that matter against the bounds in bounds.toml; status 1 if one slipped."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import signal
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import cases, instructions
+from bench.rounds import Results, run_rounds
+from bench.servers import NODE_WS, SIDECAR
+from bench.world import World
+
+ROUNDS = 3
+SECONDS = 2.0
+BOUNDS = Path(__file__).parent / "bounds.toml"
+
+Verdict = tuple[bool, str]
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended
+    bounds = tomllib.loads(BOUNDS.read_text())
+    gate = [dataclasses.replace(case, servers=(SIDECAR, NODE_WS)) for case in cases.GATE]
+    with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as name:
+        world = World(Path(name))
+        world.build(node=True)
+        counted = instructions.count(Path(name))
+        with world.chat_service():
+            results = run_rounds(world, gate, rounds=ROUNDS, seconds=SECONDS)
+    verdicts = [*_instructions(bounds["instructions"], counted), *_runs(bounds, gate, results)]
+    for good, text in verdicts:
+        print("ok     " if good else "SLIPPED", text)
+    sys.exit(not all(good for good, _ in verdicts))
+
+
+def _instructions(bounds: dict[str, int], counted: dict[str, int]) -> Iterator[Verdict]:
+    comparable = platform.python_version().startswith("3.11.") and platform.machine() == "x86_64"
+    for what, most in bounds.items():
+        text = f"{what}: {counted[what]:,} instructions, bound {most:,}"
+        yield (
+            (counted[what] <= most, text) if comparable else (True, text + " (for another build: not judged)")
+        )
+
+
+def _runs(bounds: dict[str, dict[str, float]], gate: list[cases.Case], results: Results) -> Iterator[Verdict]:
+    for case in gate:
+        ours = results.median(case, SIDECAR, "cpu_s_per_million")
+        nodes = results.median(case, NODE_WS, "cpu_s_per_million")
+        if ours is None or nodes is None:
+            yield False, f"{case.name}: no run that counts"
+            continue
+        if (least := bounds["node_over_ours"].get(case.name)) is not None:
+            ratio = nodes / ours
+            yield (
+                ratio >= least,
+                f"{case.name}: {ours:.2f} CPU-s per million, Node {ratio:.1f}×, at least {least}×",
+            )
+        if (most := bounds["p99_below"].get(case.name)) is not None:
+            p99 = (results.median(case, SIDECAR, "p99_us") or 0) / 1000
+            yield p99 < most, f"{case.name}: p99 {p99:.1f} ms, below {most} ms"
+    for spoilt in results.spoilt:
+        yield False, f"does not count: {spoilt}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Bounds on the work of one message and one handshake, in calls: they repeat where times do not.
+
+The figures are those of Python 3.11, a little more than was counted; other versions count a few calls more or less
+(comprehensions). Who exceeds one has added work to the path of every message: `python -m bench.instructions` says
+how much, and docs/performance.md what it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from bench.accept import door
+from bench.path import Stage, client_frame
+
+# Calls of one message, from its frame's bytes to the writes to all others: what it costs by itself, and per receiver.
+CALLS_A_MESSAGE = 62
+CALLS_A_RECEIVER = 5
+CALLS_OF_AN_ACCEPT = 660
+
+
+class Calls:
+    """`with Calls() as calls:` counts calls of Python and C functions in this thread."""
+
+    def __enter__(self):
+        self.count = 0
+        sys.setprofile(self._on_event)
+        return self
+
+    def __exit__(self, *_):
+        sys.setprofile(None)
+        self.count -= 1  # setprofile itself
+
+    def _on_event(self, frame, event, argument):
+        self.count += event in {"call", "c_call"}
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    work()  # what is made once is not counted
+    with Calls() as calls:
+        work()
+    return calls.count
+
+
+@pytest.fixture
+async def stage():
+    stages = []
+
+    def make(**options) -> Stage:
+        stages.append(Stage(**options))
+        return stages[-1]
+
+    yield make
+    for one in stages:
+        one.close()
+
+
+@pytest.mark.parametrize("size", [2, 8, 100])
+async def test_a_message_costs_a_fixed_number_of_calls_and_a_few_more_per_receiver(stage, size):
+    room = stage(size=size)
+    assert calls_of(room.say) <= CALLS_A_MESSAGE + CALLS_A_RECEIVER * (size - 1)
+    assert sum(transport.writes for transport in room.transports) == 2 * (size - 1)
+
+
+async def test_a_message_costs_the_same_however_many_rooms_there_are(stage):
+    assert calls_of(stage(size=3, rooms=500).say) == calls_of(stage(size=3, rooms=1).say)
+
+
+async def test_a_directed_message_costs_the_same_however_many_are_in_the_room(stage):
+    costs = []
+    for size in (3, 100):
+        room = stage(size=size)
+        room.frame = client_frame(to=room.room[1].member.identity.account_id)
+        costs.append(calls_of(room.say))
+        assert [transport.writes for transport in room.transports] == [0, 2] + [0] * (size - 2)
+    assert costs[0] == costs[1]
+
+
+async def test_what_was_said_in_one_tick_is_written_once_per_receiver(stage):
+    room = stage(size=8)
+    for _ in range(10):
+        room.room[0].data_received(room.frame)
+    room.tick()
+    assert [transport.writes for transport in room.transports] == [0] + [1] * 7
+
+
+async def test_members_that_speak_one_dialect_are_sent_the_same_bytes_object(stage):
+    written = []
+    room = stage(size=8)
+    for transport in room.transports:
+        transport.write = written.append
+    room.say()
+    assert len(written) == 7
+    assert len({id(frame) for frame in written}) == 1
+
+
+async def test_an_accept_with_both_answers_cached_costs_no_more_than_its_bound(tmp_path):
+    async with door(tmp_path) as entrance:
+        requests = entrance.requests(4)
+        await entrance.let_in(requests)
+        entrance.send_home()
+        await asyncio.sleep(0)
+        with Calls() as calls:
+            await entrance.let_in(requests[2:3])
+        assert calls.count <= CALLS_OF_AN_ACCEPT
+
+
+async def test_an_accept_leaves_nothing_for_the_garbage_collector(tmp_path):
+    async with door(tmp_path) as entrance:
+        requests = entrance.requests(40)
+        await entrance.let_in(requests[:20])
+        await _settle()
+        gc.collect()
+        gc.disable()
+        try:
+            await entrance.let_in(requests[20:])
+            await _settle()
+            assert gc.collect() < 20  # less than one for each
+        finally:
+            gc.enable()
+
+
+async def _settle() -> None:
+    """Let Sanic's tasks of these connections end."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    ending = [task for task in others if "connection_task" in repr(task.get_coro())]
+    if ending:
+        await asyncio.wait(ending, timeout=5)
