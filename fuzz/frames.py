@@ -1,3 +1,4 @@
+# A test's liberties.
 """What must hold of any bytes as frames: read as the `websockets` library alone reads them, however they are cut.
 
 An input is a byte that says how the rest is cut into reads, and the rest.

@@ -1,3 +1,4 @@
+# A test's liberties.
 """What must hold of any bytes as a packet: refused with a `PacketError`, or relayed as JSON every receiver can read."""
 
 from __future__ import annotations

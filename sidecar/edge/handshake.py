@@ -185,6 +185,7 @@ class Handshake:
             membership = await self._directory.admit(MemberKey(room_id, account_id), metadata=metadata)
         self._check_open()
         dialect = self._upgrade_dialect(request)
+        head = switching_protocols(request, select_bearer=offers_bearer(request.headers))
         async with self._hub.entering(room_id) as waited:
             if waited:
                 membership = await self._directory.admit(MemberKey(room_id, account_id))
@@ -196,16 +197,20 @@ class Handshake:
             if taken is not None:
                 visitor.upgraded = True  # from here on there is no HTTP to answer with
                 transport, received = taken
-                self._connections.open(
-                    transport,
-                    head=switching_protocols(request, select_bearer=offers_bearer(request.headers)),
-                    received=received,
-                    membership=membership,
-                    principal=principal,
-                    dialect=dialect,
-                    address=str(visitor.address),
-                    trace_id=visitor.trace.trace_id,
-                )
+                try:
+                    self._connections.open(
+                        transport,
+                        head=head,
+                        received=received,
+                        membership=membership,
+                        principal=principal,
+                        dialect=dialect,
+                        address=str(visitor.address),
+                        trace_id=visitor.trace.trace_id,
+                    )
+                except Exception:
+                    transport.abort()  # nobody else would
+                    raise
         return True
 
     def _visitor(self, request: Request) -> _Visitor:

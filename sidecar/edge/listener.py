@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import socket
 from collections.abc import Coroutine, Sequence
@@ -99,15 +98,11 @@ class _ImpatientHttp(HttpProtocol):
     __slots__ = ()
     HTTP_CLASS = _Http
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._http = None  # Sanic's task sets it, maybe after the first bytes are here
-        super().connection_made(transport)  # type: ignore[no-untyped-call]
-
     def data_received(self, data: bytes) -> None:
         """Count a request's time from its first byte: Sanic would begin anew with each."""
         begun = self._time
         super().data_received(data)
-        http = self._http
+        http = getattr(self, "_http", None)  # Sanic's task sets it, maybe after the first bytes are here
         if http is not None and (http.stage is not Stage.IDLE or http.request_body):
             self._time = begun
 

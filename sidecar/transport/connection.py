@@ -365,6 +365,10 @@ class Connection(asyncio.Protocol):
                     PacketErrorCode.TOKEN_OF_ANOTHER_ACCOUNT,
                     "the token belongs to another account than this connection",
                 )
+            self.principal = principal
+            self._schedule_retirement()
+            self._look_again()
+            self._reply(replies.auth_refreshed(self.member.dialect, principal.expires_at))
         except Refusal as refusal:
             code = _REFRESH_ERRORS.get(refusal.code, PacketErrorCode.TOKEN_INVALID)
             self._reply(replies.error(self.member.dialect, PacketError(code, refusal.message)))
@@ -372,11 +376,6 @@ class Connection(asyncio.Protocol):
             self._reply(replies.error(self.member.dialect, problem))
         except Exception as error:  # noqa: BLE001 - as in data_received
             self.fail(error)
-        else:
-            self.principal = principal
-            self._schedule_retirement()
-            self._look_again()
-            self._reply(replies.auth_refreshed(self.member.dialect, principal.expires_at))
         finally:
             self._refreshing = None
 
@@ -563,12 +562,14 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
-        self._note_loss()
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-        self._home.wheel.remove(self)
-        self._home.backlog.forget(self)
-        self._home.lost(self)
+        try:
+            self._note_loss()
+            if self._refreshing is not None:
+                self._refreshing.cancel()
+            self._home.wheel.remove(self)
+            self._home.backlog.forget(self)
+        finally:
+            self._home.lost(self)  # whatever went wrong before: it does not count any more
 
     def _note_loss(self) -> None:
         """The peer is gone without a close."""

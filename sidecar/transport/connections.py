@@ -121,11 +121,7 @@ class Connections:
     ) -> None:
         """Take an upgraded transport over: join the room, answer with `head` and the welcome, read on."""
         connection = Connection(home=self, principal=principal, address=address, trace_id=trace_id)
-        try:
-            others = self._join(connection, membership, dialect)
-        except Exception:
-            transport.abort()  # nobody else would: HTTP has let go of it
-            raise
+        others = self._join(connection, membership, dialect)
         transport.set_protocol(connection)
         connection.start(transport, head=head, others=others, received=received)
 
