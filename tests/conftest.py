@@ -13,9 +13,10 @@ from tests.harness import Client, Sidecar, auth_settings, guid, run_sidecar
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that share a world share its loop."""
+    """Tests that share the world below share its loop."""
     for item in items:
-        if "world" in getattr(item, "fixturenames", ()):
+        worlds = item._fixtureinfo.name2fixturedefs.get("world", ())
+        if worlds and worlds[-1].scope == "module":
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
 
 

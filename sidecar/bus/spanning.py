@@ -112,6 +112,7 @@ class SpanningBus:
                 on_settled=self._on_settled,
             )
         link.room = room
+        link.closed_at = 0.0
         if self.carrier.connected:
             self._settling[room.id] = asyncio.Event()
             link.settle()
@@ -339,8 +340,9 @@ class SpanningBus:
             self.carrier.publish(self._beat_subject, wire.encode(wire.Beat(self.me, self._beats, leaving)))
 
     def _drop(self, link: Link) -> None:
-        del self._links[link.room_id]
-        self._unmarked.pop(link.room_id, None)
+        if self._links.get(link.room_id) is link:
+            del self._links[link.room_id]
+            self._unmarked.pop(link.room_id, None)
 
 
 def _is_token(origin: str) -> bool:
