@@ -31,7 +31,7 @@ from sidecar.dev.issuer import Issuer
 from tests.chat_service import ChatServiceDouble
 from tests.harness import Sidecar, auth_settings, guid, http, run_sidecar, until
 
-JOINING_AT_ONCE = 50
+JOINING_AT_ONCE = 16
 LONGEST_BACKOFF_SECONDS = 2.0
 GIVE_UP_SECONDS = 30.0
 _TYPES = "type.googleapis.com/envoy"
@@ -102,10 +102,15 @@ class People:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def forget(self) -> None:
+        """What it took to come together the first time does not count."""
+        self.reconnected_at.clear()
+        self.refused = 0
+
     async def _live(self, pair: Pair, account: str) -> None:
         token = self._issuer.token(account, ttl_seconds=3600)
         async with self._joining:
-            ws = await self._connect(pair.room, token)
+            ws = await self._come_back(pair.room, token)
             first = await ws.recv()
         while True:
             wait = await self._converse(pair, ws, json.loads(first))
