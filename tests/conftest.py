@@ -13,7 +13,7 @@ from tests.harness import Client, Sidecar, auth_settings, guid, run_sidecar
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that share the world below share its loop, and come first: while others run, its chat service stands still."""
+    """Tests that share the world below share its loop and come first: its chat service stands still in others'."""
     modules = {item.module: number for number, item in enumerate(reversed(items))}
     shared = set()
     for item in items:
