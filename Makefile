@@ -46,6 +46,7 @@ proto: .venv/.synced
 	@.uv/bin/pip --quiet --disable-pip-version-check install uv==$(UV_VERSION)
 
 .venv/.synced: .uv/bin/uv pyproject.toml uv.lock
+	@echo "setting up .venv (the first time takes a while)"
 	@.uv/bin/uv sync --quiet --frozen --all-extras --python $(PYTHON)
 	@touch $@
 
