@@ -37,7 +37,7 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Server:
     """How to start one; `command` gets the world and a free port. `settings` are our own program's alone."""
 
