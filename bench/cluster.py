@@ -2,6 +2,7 @@
 
     .venv/bin/python bench/cluster.py            every measurement, about a minute
     .venv/bin/python bench/cluster.py relay      one of: relay, joins, death, outage
+    .venv/bin/python bench/cluster.py rolling    three whole sidecars restarted under 200 calls; a minute of its own
 
 Each replica is a process of its own with a Hub and a SpanningBus on NATS, as in the sidecar; clients are outlets that
 count. CPU is each process's own (getrusage), so other load on the machine changes latencies more than costs.
@@ -16,6 +17,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from multiprocessing import Pipe, Process
@@ -27,13 +29,18 @@ sys.path.insert(0, str(ROOT))
 
 import uvloop  # noqa: E402
 
+from bench.cluster_simulation import Costs, move  # noqa: E402
 from sidecar.bus.nats import NatsBus  # noqa: E402
 from sidecar.bus.nats_client import Access  # noqa: E402
 from sidecar.bus.spanning import SpanningBus  # noqa: E402
+from sidecar.dev.issuer import Issuer  # noqa: E402
 from sidecar.signaling.envelope import Dialect, Identity  # noqa: E402
 from sidecar.signaling.hub import Hub  # noqa: E402
 from sidecar.signaling.packets import Signal  # noqa: E402
 from sidecar.signaling.room import RoomCounters  # noqa: E402
+from tests.bus.rolling import Calls, Fleet  # noqa: E402
+from tests.chat_service import ChatServiceDouble  # noqa: E402
+from tests.harness import auth_settings, run_sidecar  # noqa: E402
 
 SDP = json.dumps(
     {"sdp": "v=0\r\n" + "a=candidate:1 1 udp 2122260223 192.0.2.1 54400 typ host\r\n" * 16}
@@ -359,6 +366,43 @@ def outage(url: str, restart) -> None:
         replica.ask("end")
 
 
+def rolling(url: str, calls: int = 200, drain_seconds: int = 10) -> None:
+    """Three sidecars are restarted in turn under calls of two: how long everybody is away, beside what was computed."""
+    print(
+        f"rolling: {calls} calls of two on three sidecars, DRAIN_SECONDS={drain_seconds}, 1 KB offers at 2/s each"
+    )
+
+    async def run() -> Calls:
+        async with ChatServiceDouble() as chat:
+            with tempfile.TemporaryDirectory() as directory:
+                issuer = Issuer(Path(directory))
+                settings = auth_settings(issuer) | {
+                    "membership_target": chat.target, "membership_timeout_ms": 10_000, "bus_url": url,
+                    "drain_seconds": drain_seconds, "handshake_rate": 0, "address_handshake_rate": 0,
+                }  # fmt: skip
+                async with (
+                    Fleet(lambda: run_sidecar(**settings), 3) as fleet,
+                    Calls(fleet, chat, issuer, calls) as everybody,
+                ):
+                    await everybody.all_together()
+                    await fleet.restart_each()
+                    await everybody.all_together()
+                    return everybody
+
+    done = uvloop.run(run())
+    moves = sorted(at for caller in done.callers for at in caller.moved_at)
+    seconds = [int(at - moves[0]) for at in moves]
+    vain = sum(caller.tries_in_vain for caller in done.callers)
+    print(f"  all {calls} calls together again; {len(moves)} moves, "
+          f"at most {max(map(seconds.count, seconds))} in a second, "
+          f"{vain} tries in vain")  # fmt: skip
+    computed = move(len(moves) // 3, 3, drain_seconds, Costs())
+    for name, away in (("measured", [s for c in done.callers for s in c.away]), ("computed", computed)):
+        away.sort()
+        print(f"  away, {name}: p50 {away[len(away) // 2]:.2f} s, p99 {away[len(away) * 99 // 100]:.2f} s, "
+              f"max {away[-1]:.2f} s")  # fmt: skip
+
+
 def main() -> None:
     chosen = sys.argv[1:] or ["relay", "joins", "death", "outage"]
     port = 20000 + os.getpid() % 20000
@@ -384,7 +428,7 @@ def main() -> None:
             if name == "outage":
                 outage(url, restart)
             else:
-                {"relay": relay, "joins": joins, "death": death}[name](url)
+                {"relay": relay, "joins": joins, "death": death, "rolling": rolling}[name](url)
     finally:
         server.kill()
         server.wait()

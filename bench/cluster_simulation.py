@@ -16,24 +16,36 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Costs:
-    handshake: float = 670e-6
-    """CPU seconds of one accepted handshake: JWT verified, membership asked (1,500 a second)."""
-    first_join: float = 90e-6
-    """CPU seconds a room's opening adds on the bus: subscribe, ask, take the answers in."""
-    publish: float = 47e-6
-    receive: float = 31e-6
-    delivery: float = 3e-6
+    """CPU seconds, measured on one replica (docs/performance.md, docs/scaling.md) but for the last."""
+
+    handshake: float = 700e-6
+    """One accepted with nothing cached: token verified, membership asked, welcomed."""
+    first_join: float = 86e-6
+    """Into a room that is open elsewhere, whole; the tenth of an accept that is joining is thus counted twice."""
+    publish: float = 49e-6
+    """A 1 KB broadcast that goes to the bus too; the middle of 41 to 57 µs."""
+    receive: float = 34e-6
+    """One taken in from the bus; the middle of 29 to 39 µs."""
+    delivery: float = 4e-6
+    """To each further receiver in a large room: an estimate, 1 µs of 3,750 instructions and a `send`."""
+
+
+RETRY_TIMEOUT_SECONDS = 5.0
+"""Assumed of the clients: how long they wait for an answer before they try again."""
+JITTER_SECONDS = 1.0
+"""What the reconnect packet asks for at most, and a lost client waits at first."""
 
 
 def wave(
-    arrivals: list[float], replicas: int, seconds_each: float, timeout: float, rng: random.Random
-) -> tuple[float, float, int]:
-    """Serve handshakes that come at `arrivals`; a client whose handshake takes longer than `timeout` tries again.
+    closes: list[float], replicas: int, seconds_each: float, rng: random.Random
+) -> tuple[float, list[float], int]:
+    """Serve those whose connections end at `closes`, and who come back after their jitter, to any of `replicas`.
 
-    Returns when the last is in, the 99th percentile of time away in seconds, and the tries that were in vain.
+    Returns when the last is in, the seconds each was away, sorted, and the tries that were in vain.
     """
+    timeout = RETRY_TIMEOUT_SECONDS
     free_at = [0.0] * replicas
-    events = [(at, at, 0) for at in arrivals]
+    events = [(at + rng.uniform(0, JITTER_SECONDS), at, 0) for at in closes]
     heapq.heapify(events)
     away, vain, last = [], 0, 0.0
     while events:
@@ -50,31 +62,39 @@ def wave(
         away.append(done - began)
         last = max(last, done)
     away.sort()
-    return last, away[len(away) * 99 // 100], vain
+    return last, away, vain
+
+
+def p99(seconds: list[float]) -> float:
+    return seconds[len(seconds) * 99 // 100]
+
+
+def move(
+    each: int, replicas: int, drain: float, costs: Costs, rng: random.Random | None = None
+) -> list[float]:
+    """Seconds away, when each of `replicas` in turn spreads its `each` connections over `drain` seconds."""
+    closes = [number * drain + drain * index / each for number in range(replicas) for index in range(each)]
+    return wave(closes, replicas - 1, costs.handshake + costs.first_join, rng or random.Random(1))[1]
 
 
 def node_lost(connections: int, replicas: int, costs: Costs, rng: random.Random) -> None:
     """One of `replicas` is gone; its share comes back with full-jitter backoff of at most 1 s, then more."""
     lost = connections // replicas
-    arrivals = [rng.uniform(0, 1.0) for _ in range(lost)]
-    last, p99, vain = wave(arrivals, replicas - 1, costs.handshake + costs.first_join, 5.0, rng)
+    last, away, vain = wave([0.0] * lost, replicas - 1, costs.handshake + costs.first_join, rng)
     print(
-        f"  {replicas:5d} replicas, {lost:6d} lost: all back after {last:5.1f} s, p99 {p99:5.2f} s, {vain} in vain"
+        f"  {replicas:5d} replicas, {lost:6d} lost: all back after {last:5.1f} s, "
+        f"p99 {p99(away):5.2f} s, {vain} in vain"
     )
 
 
 def rolling_restart(connections: int, replicas: int, drain: float, costs: Costs, rng: random.Random) -> None:
     """Replicas drain one after the other, each spreads its share over `drain` seconds."""
     each = connections // replicas
-    arrivals = [
-        number * drain + drain * index / each + rng.uniform(0, 1.0)
-        for number in range(replicas)
-        for index in range(each)
-    ]
-    last, p99, vain = wave(arrivals, replicas - 1, costs.handshake + costs.first_join, 5.0, rng)
+    away = move(each, replicas, drain, costs, rng)
     busy = (costs.handshake + costs.first_join) * each / drain / max(replicas - 1, 1)
-    print(f"  {replicas:5d} replicas, {len(arrivals)} moved in {last:6.0f} s: p99 away {p99:5.2f} s after the close, "
-          f"{busy * 100:4.1f} % of each other's CPU, {vain} tries in vain")  # fmt: skip
+    print(f"  {replicas:5d} replicas, {each * replicas} moved: "
+          f"away p50 {away[len(away) // 2]:5.2f} s, p99 {p99(away):5.2f} s, "
+          f"{busy * 100:4.1f} % of each other's CPU")  # fmt: skip
 
 
 def hot_room(people: int, replicas: int, rate: float, costs: Costs) -> None:

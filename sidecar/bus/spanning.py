@@ -30,6 +30,8 @@ SETTLE_SECONDS = 0.3
 ROOMS_PER_SLICE = 100
 """Rooms worked on in one tick of the loop, where all of them are concerned."""
 ROOMS_PER_QUESTION = 1000
+REMEMBERED_SECONDS = 600.0
+"""How long a silent replica's numbers stay known: if it was only cut off, what it said meanwhile is a gap to count."""
 BEATS_PER_TIMEOUT = 3
 LOOKS_PER_BEAT = 2
 
@@ -93,7 +95,7 @@ class SpanningBus:
         self._me_prefix = f"{self._node_prefix}{self.me}."
         self._beat_subject = f"{prefix}.beat"
         self.replicas = Replicas(
-            timeout_seconds=node_timeout_seconds, kept_seconds=KEPT_SECONDS, listener=self, clock=clock
+            timeout_seconds=node_timeout_seconds, kept_seconds=REMEMBERED_SECONDS, listener=self, clock=clock
         )
 
     # As rooms see it
