@@ -37,14 +37,14 @@ def known(data: dict[str, str]) -> dict[str, str]:
 
 
 def contents(file: str, issuer: Issuer) -> bytes:
-    """What stands in the Secret: the keys are looked into, the others only opened."""
+    """What stands in the Secret: keys and PEM files are looked into, the others only opened."""
     if file == "jwt_jwks":
         key = jwt.algorithms.RSAAlgorithm(jwt.algorithms.RSAAlgorithm.SHA256).prepare_key(
             issuer.public_file.read_bytes()
         )
         jwk = jwt.algorithms.RSAAlgorithm.to_jwk(key, as_dict=True)
         return json.dumps({"keys": [{**jwk, "alg": "RS256", "use": "sig", "kid": "1"}]}).encode()
-    return issuer.public_file.read_bytes() if file == "jwt_public_key" else b""
+    return issuer.public_file.read_bytes() if file == "jwt_public_key" or "_tls_" in file else b""
 
 
 def test_the_chart_offers_every_setting_of_the_program() -> None:
