@@ -245,6 +245,8 @@ class Link:
                 self.ask(entry.origin)
                 return
             self._begin(view, entry)
+            if self.room is not None:  # its hello did not come, so it may not know who is here
+                self._post.to_replica(entry.origin, self.room_id, self._mark())
         if entry.seq <= view.seq:
             self._observer.dropped("duplicate")
         elif entry.seq > view.seq + 1:
