@@ -245,8 +245,6 @@ class Link:
                 self.ask(entry.origin)
                 return
             self._begin(view, entry)
-            if self.room is not None:  # its hello did not come, so it may not know who is here
-                self._post.to_replica(entry.origin, self.room_id, self._mark())
         if entry.seq <= view.seq:
             self._observer.dropped("duplicate")
         elif entry.seq > view.seq + 1:
@@ -331,7 +329,7 @@ class Link:
         self._observer.received()
         match entry:
             case wire.Joined():
-                self._appear(view, entry)
+                self._appear(view, entry, entry.origin)
             case wire.Left():
                 if view.here.pop(entry.connection, None) is None:
                     self._observer.dropped("unknown_sender")
@@ -369,7 +367,7 @@ class Link:
             for said in unsaid:
                 self._deliver(view, said)
 
-    def _appear(self, view: View, told: wire.Joined | wire.Here) -> None:
+    def _appear(self, view: View, told: wire.Joined | wire.Here, origin: str) -> None:
         try:
             presence = wire.presence(told)
         except wire.Unreadable as problem:
@@ -386,6 +384,8 @@ class Link:
         if self._is_elsewhere(connection_id):
             self._observer.dropped("conflict")
             return
+        if not view.here and self.room is not None:  # its first here: should its hello be lost, it asks now
+            self._post.to_replica(origin, self.room_id, self._mark())
         view.here[connection_id] = presence
         if self.room is not None and not view.hidden:
             self.room.appear(presence)
@@ -428,7 +428,7 @@ class Link:
             if self.room is not None and not view.hidden:
                 self.room.vanish(connection_id)
         for one in here:
-            self._appear(view, one)
+            self._appear(view, one, state.origin)
 
     # The first answers
 

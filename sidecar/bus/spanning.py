@@ -126,7 +126,7 @@ class SpanningBus:
         link.room = None
         if self.carrier.connected:
             self.carrier.unsubscribe(self._room_prefix + room.id)
-        if link.views:
+        if link.views or link.said_anything:  # whoever missed the last of it will ask
             link.forget_all()
             link.closed_at = self._clock()
             self._closed.append((link.closed_at, link))
