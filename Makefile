@@ -2,7 +2,8 @@
 # make test  sets everything up and runs every test
 # make check lint, types, import directions, generated code in sync
 # make bench measures the sidecar beside its peers (docs/performance.md); make bench-check says what slipped
-# make fuzz  looks for bytes that break the decoder or a connection, for an hour
+# make bench-cluster measures several replicas on one NATS (docs/scaling.md)
+# make fuzz  looks for bytes that break the decoder or a connection, for half an hour each
 # make image-check builds the container image on a Debian made here, and starts it
 
 UV_VERSION := 0.13.9
@@ -11,8 +12,9 @@ export UV_SYSTEM_CERTS := 1
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 BIN := .venv/bin
+FUZZ_SECONDS ?= 1800
 
-.PHONY: run test check fmt proto bench bench-check fuzz image-check clean
+.PHONY: run test check fmt proto bench bench-check bench-cluster fuzz image-check clean
 
 run: .venv/.synced
 	@$(BIN)/python -m sidecar dev
@@ -44,6 +46,7 @@ proto: .venv/.synced
 	@.uv/bin/pip --quiet --disable-pip-version-check install uv==$(UV_VERSION)
 
 .venv/.synced: .uv/bin/uv pyproject.toml uv.lock
+	@echo "setting up .venv (the first time takes a while)"
 	@.uv/bin/uv sync --quiet --frozen --all-extras --python $(PYTHON)
 	@touch $@
 
@@ -53,8 +56,12 @@ bench: .venv/.synced
 bench-check: .venv/.synced
 	@$(BIN)/python -m bench.check
 
+bench-cluster: .venv/.synced
+	@$(BIN)/python bench/cluster.py
+
 fuzz: .venv/.synced
-	@$(BIN)/python -m fuzz.run
+	@for target in packets frames; do \
+		$(BIN)/python -m fuzz.run $$target -max_total_time=$(FUZZ_SECONDS) fuzz/corpus/$$target || exit 1; done
 
 image-check: .venv/.synced
 	@$(BIN)/python -m image.check

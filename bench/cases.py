@@ -11,7 +11,7 @@ NO_MEMBERSHIP_CACHE = Server("sidecar", settings={"membership_cache_seconds": 0}
 DIALECTS = ("guide", "guide-client", "dyson")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """`options` go to the load generator as they are."""
 
@@ -79,5 +79,5 @@ ACCEPTS = (
     Case("accepts, no checks at all", "accept", 2000, 2, (NODE_WS, WEBSOCKETS, STOCK_SANIC, FLOOR)),
 )
 ALL = (*SATURATED, *OPEN_LOOP, *SIZES, *KINDS, *GROWTH, *IDLE, *ACCEPTS)
-GATE = (*SATURATED[:3], OPEN_LOOP[-1])
-"""What `make bench-check` runs."""
+GATE = SATURATED[:3]
+"""What `make bench-check` runs: latency is no gate, a busy machine decides it."""

@@ -347,7 +347,8 @@ def _limits(settings: Settings) -> Limits:
     return Limits(
         max_message_bytes=settings.max_message_bytes,
         message_interval_seconds=interval,
-        message_burst_seconds=(settings.message_burst - 1) * interval,
+        message_burst_seconds=(settings.message_burst - 0.5)
+        * interval,  # half a one for what floats round off
         send_buffer_bytes=settings.send_buffer_bytes,
         heartbeat_seconds=settings.heartbeat_seconds,
         pong_timeout_seconds=settings.pong_timeout_seconds,
@@ -375,7 +376,7 @@ def _warn_once(log: BoundLogger) -> Callable[[str], None]:
         if not warned:
             warned = True
             log.warning(
-                "X-Forwarded-For from a peer that is not in SIDECAR_TRUSTED_PROXIES is ignored (said once)",
+                "X-Forwarded-* from a peer that is not in SIDECAR_TRUSTED_PROXIES is ignored (said once)",
                 peer=peer,
             )
 

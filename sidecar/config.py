@@ -47,10 +47,30 @@ def _mount_prefix(value: str) -> str:
     return value
 
 
+def _no_two_alike(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("each of them once")
+    return values
+
+
 def _origin(value: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://(\*\.)?[^/*?#@\s]+", value.lower()):
+    origin = value.lower()
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://(\*\.)?[^/*?#@\s]+", origin):
         raise ValueError("origins such as https://app.example.org or https://*.example.org")
-    return value.lower()
+    default_port = {"http": ":80", "https": ":443"}.get(origin.partition(":")[0], "")
+    return origin.removesuffix(default_port)  # browsers leave it out
+
+
+def _stun_url(value: str) -> str:
+    if not re.fullmatch(r"stuns?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?", value):
+        raise ValueError("STUN URLs such as stun:stun.example.org:3478 (RFC 7064)")
+    return value
+
+
+def _pem_file(value: Path | None) -> Path | None:
+    if _readable_file(value) is not None and value is not None and b"-----BEGIN " not in value.read_bytes():
+        raise ValueError("a file in PEM format")
+    return value
 
 
 def _algorithm(value: str) -> str:
@@ -116,7 +136,11 @@ def _stream(value: str) -> str:
 
 def _network(value: str) -> str:
     try:
-        return str(ipaddress.ip_network(value, strict=False))
+        network = ipaddress.ip_network(value, strict=False)
+        mapped = network.network_address.ipv4_mapped if network.version == 6 else None  # noqa: PLR2004
+        if mapped is not None:  # addresses of that form count as IPv4
+            return str(ipaddress.ip_network((mapped, max(network.prefixlen - 96, 0)), strict=False))
+        return str(network)
     except ValueError:
         raise ValueError("addresses or CIDRs such as 10.0.0.0/8") from None
 
@@ -130,6 +154,7 @@ PerSecond = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Word = Annotated[str, Field(min_length=1)]
 OptionalText = Annotated[str | None, BeforeValidator(_empty_is_unset)]
 OptionalFile = Annotated[Path | None, AfterValidator(_readable_file), BeforeValidator(_empty_is_unset)]
+OptionalPem = Annotated[Path | None, AfterValidator(_pem_file), BeforeValidator(_empty_is_unset)]
 OptionalUrl = Annotated[str | None, AfterValidator(_http_url), BeforeValidator(_empty_is_unset)]
 Words = Annotated[tuple[Word, ...], BeforeValidator(_comma_list)]
 SomeWords = Annotated[tuple[Word, ...], Field(min_length=1), BeforeValidator(_comma_list)]
@@ -148,6 +173,7 @@ class Settings(BaseModel):
     mount_prefixes: Annotated[
         tuple[Annotated[str, AfterValidator(_mount_prefix)], ...],
         Field(min_length=1),
+        AfterValidator(_no_two_alike),
         BeforeValidator(_comma_list),
     ] = ("/sphere", "/api")
 
@@ -177,9 +203,9 @@ class Settings(BaseModel):
     )
 
     membership_target: Annotated[str, AfterValidator(_grpc_target)]
-    membership_tls_ca_file: OptionalFile = None
-    membership_tls_cert_file: OptionalFile = None
-    membership_tls_key_file: OptionalFile = None
+    membership_tls_ca_file: OptionalPem = None
+    membership_tls_cert_file: OptionalPem = None
+    membership_tls_key_file: OptionalPem = None
     membership_tls_server_name: OptionalText = None
     membership_timeout_ms: PositiveCount = 1500
     membership_cache_seconds: Seconds = 30
@@ -194,7 +220,7 @@ class Settings(BaseModel):
     bus_nkey_file: OptionalFile = None
     bus_user: OptionalText = None
     bus_password_file: OptionalFile = None
-    bus_tls_ca_file: OptionalFile = None
+    bus_tls_ca_file: OptionalPem = None
     bus_prefix: Annotated[str, AfterValidator(_subject)] = "sphere"
     bus_node_timeout_seconds: PositiveSeconds = 6
     session_events_subject: Annotated[str, AfterValidator(_subject_or_off)] = "auth.session.revoked"
@@ -220,7 +246,9 @@ class Settings(BaseModel):
     pong_timeout_seconds: Seconds = 20
     drain_seconds: Seconds = 20
 
-    stun_urls: Words = ()
+    stun_urls: Annotated[
+        tuple[Annotated[str, AfterValidator(_stun_url)], ...], BeforeValidator(_comma_list)
+    ] = ()
     metrics_room_label: Literal["on", "off"] = "on"
     metrics_max_rooms: Count = 200
     wire_dialect: Literal["guide", "guide-client", "dyson"] = "guide"
@@ -323,7 +351,11 @@ def _shown(value: object) -> str:
 
 
 def _lower_first(text: str) -> str:
-    text = re.sub(r"^Input should be ", "", text)
+    if text.startswith("Tuple should have at least 1 item"):
+        return "at least one"
+    if text.startswith("Input should be a valid boolean"):
+        return "true or false"
+    text = text.removeprefix("Input should be ")
     return text[:1].lower() + text[1:]
 
 

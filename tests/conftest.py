@@ -13,10 +13,15 @@ from tests.harness import Client, Sidecar, auth_settings, guid, run_sidecar
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that share a world share its loop."""
+    """Tests that share the world below share its loop and come first: its chat service stands still in others'."""
+    modules = {item.module: number for number, item in enumerate(reversed(items))}
+    shared = set()
     for item in items:
-        if "world" in getattr(item, "fixturenames", ()):
+        worlds = item._fixtureinfo.name2fixturedefs.get("world", ())
+        if worlds and worlds[-1].scope == "module":
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
+            shared.add(item)
+    items.sort(key=lambda item: (-modules[item.module], item not in shared))
 
 
 @pytest.fixture(scope="session")

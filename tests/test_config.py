@@ -37,13 +37,13 @@ def test_settings_are_frozen():
         settings.port = 1
 
 
-def test_all_problems_are_told_at_once_each_on_one_line():
+def test_all_problems_are_told_at_once_each_on_one_line(issuer):
     found = problems(
         {
             "SIDECAR_PORT": "x",
             "SIDECAR_DRAIN_SECONDS": "-1",
             "SIDECAR_MAX_CONECTIONS": "5",
-            "SIDECAR_MEMBERSHIP_TLS_CERT_FILE": __file__,
+            "SIDECAR_MEMBERSHIP_TLS_CERT_FILE": str(issuer.public_file),
             "SIDECAR_JWT_ALGORITHMS": "RS256,HS256",
         }
     ).splitlines()
@@ -70,7 +70,7 @@ def test_all_problems_are_told_at_once_each_on_one_line():
         ("PORT", "65536", "65535"),
         ("JWT_ALGORITHMS", "none", "asymmetric"),
         ("JWT_ALGORITHMS", "hs256", "asymmetric"),
-        ("JWT_AUDIENCES", " , ", "at least 1"),
+        ("JWT_AUDIENCES", " , ", "at least one"),
         ("JWT_JWKS_URL", "ftp://x/y", "http or https URL"),
         ("JWT_JWKS_URL", "http://a:99999/", "http or https URL"),
         ("JWT_PUBLIC_KEY_FILE", "/nonexistent/key.pem", "No such file"),
@@ -82,6 +82,10 @@ def test_all_problems_are_told_at_once_each_on_one_line():
         ("ON_TOKEN_EXPIRY", "later", "'keep' or 'close'"),
         ("HEARTBEAT_SECONDS", "nan", "finite"),
         ("WIRE_DIALECT", "Guide", "'guide'"),
+        ("MOUNT_PREFIXES", "/a,/b,/a", "each of them once"),
+        ("STUN_URLS", "stun:a.example,http://b.example", "stun:stun.example.org:3478"),
+        ("OPS_PAGE", "maybe", "true or false"),
+        ("MEMBERSHIP_TLS_CA_FILE", __file__, "PEM"),
         ("LOG_LEVEL", "loud", "'debug'"),
     ],
 )
@@ -143,6 +147,18 @@ def test_what_kubernetes_injects_for_a_service_is_ignored_with_a_warning():
     assert (settings.port, settings.ops_port) == (8080, 9464)
     assert len(warnings) == len(injected)
     assert all("enableServiceLinks" in warning for warning in warnings)
+
+
+def test_origins_and_proxies_are_read_as_requests_write_them():
+    settings, _ = config.load(
+        GOOD
+        | {
+            "SIDECAR_ALLOWED_ORIGINS": "https://A.example:443,http://b.example:8080",
+            "SIDECAR_TRUSTED_PROXIES": "::ffff:10.0.0.0/104,fd00::/8",
+        }
+    )
+    assert settings.allowed_origins == ("https://a.example", "http://b.example:8080")
+    assert settings.trusted_proxies == ("10.0.0.0/8", "fd00::/8")
 
 
 def test_plain_http_to_another_host_warns():

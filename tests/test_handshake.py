@@ -177,6 +177,8 @@ async def test_a_bot_joins_with_an_api_key_without_exp_and_a_person_may_not_carr
         ("https://example.net", 403),
         ("http://app.example.org", 403),
         ("https://app.example.org.evil.example", 403),
+        ("https://evil.example/.example.net", 403),
+        ("https://u@a.example.net", 403),
         ("null", 403),
         (None, 400),
     ],
@@ -372,3 +374,40 @@ async def test_the_trace_of_the_caller_stands_in_the_answer_and_in_the_log(world
     assert answer.json["traceId"] == trace
     line = await world.sidecar.logged("handshake refused", trace_id=trace)
     assert line["code"] == "UNAUTHORIZED"
+
+
+async def test_a_cookie_is_found_on_any_line(world):
+    room, account = guid(), guid()
+    world.chat.allow(room, account)
+    head = f"GET /sphere/chat/realtime/{room} HTTP/1.1\r\nHost: x\r\nCookie: a=b\r\n"
+    answer = await raw(world.sidecar, head + f"Cookie: AuthToken={world.issuer.token(account)}\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_empty_elements_of_forwarded_for_are_passed_over(world):
+    for value in ("198.51.100.7,, 127.0.0.5", "198.51.100.7, ,"):
+        answer = await world.sidecar.probe(ROOM, **{"X-Forwarded-For": value})
+        line = await world.sidecar.logged("handshake refused", trace_id=answer.json["traceId"])
+        assert line["address"] == "198.51.100.7"
+
+
+async def test_forwarded_headers_of_a_stranger_are_ignored_and_warned_of_once(start):
+    async with start(trusted_proxies="10.0.0.0/8") as sidecar:
+        for header in ("X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-For"):
+            await sidecar.probe(ROOM, **{header: "198.51.100.7"})
+        await sidecar.logged("handshake refused")
+        warnings = [line for line in sidecar.log if "X-Forwarded-" in line["event"]]
+        assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("version", ["", "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13\r\n"])
+async def test_an_upgrade_that_does_not_say_its_version_once_is_told_ours(world, version):
+    room, account = guid(), guid()
+    world.chat.allow(room, account)
+    head = (
+        f"GET /sphere/chat/realtime/{room} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {world.issuer.token(account)}\r\n"
+    )
+    answer = await raw(world.sidecar, head + version + "\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"sec-websocket-version: 13" in answer.lower()

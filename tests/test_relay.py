@@ -510,3 +510,46 @@ async def test_a_connection_without_a_newer_token_ends_after_its_time(start, cha
         chat.allow(room, alice)
         a = await sidecar.connect(room, issuer.token(alice))
         assert (await a.closed())[0] == 4401
+
+
+async def test_only_a_newer_token_gives_more_time(start, chat, issuer):
+    async with start(max_connection_seconds=2) as sidecar:
+        room, alice, bob = guid(), guid(), guid()
+        chat.allow(room, alice)
+        chat.allow(room, bob)
+        old, newer = issuer.token(alice), issuer.token(bob, ttl_seconds=600)
+        a = await sidecar.connect(room, old)
+        b = await sidecar.connect(room, issuer.token(bob))
+        await asyncio.sleep(1.2)  # most of the time they have
+        await a.send({"type": "auth.refresh", "data": {"token": old}})
+        await b.send({"type": "auth.refresh", "data": {"token": newer}})
+        assert (await a.receive_signal("user-joined"))["senderAccountId"] == bob
+        assert (await a.receive())["type"] == "auth.refreshed"
+        assert (await b.receive())["type"] == "auth.refreshed"
+        assert (await a.closed())[0] == 4401
+        assert (await b.receive_signal("user-left"))["senderAccountId"] == alice
+        await b.nothing_more()
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(50, 200), (10, 5), (30, 100), (50, 20)])
+async def test_the_burst_is_what_it_says(start, chat, issuer, rate, burst):
+    async with start(message_rate=rate, message_burst=burst) as sidecar:
+        room, account = guid(), guid()
+        chat.allow(room, account)
+        client = await sidecar.connect(room, issuer.token(account))
+        ping = b'{"type":"ping"}'
+        frame = bytes((0x81, 0x80 | len(ping), 0, 0, 0, 0)) + ping
+        client.ws.transport.write(frame * burst)  # in one piece: no time passes between them
+        for _ in range(burst):
+            assert await client.receive() == {"type": "pong"}
+
+
+async def test_a_close_code_a_client_chose_is_not_counted_as_ours(world):
+    client = await world.join(guid())
+    before = await world.sidecar.metrics()
+    await client.ws.close(4403, "my own words")
+    await world.sidecar.logged("connection ended", account=client.account, code=4403, closed_by="client")
+    after = await world.sidecar.metrics()
+    for code, more in (("4403", 0), ("other", 1)):
+        name = f'sphere_sidecar_disconnects_total{{code="{code}"}}'
+        assert after[name] - before[name] == more

@@ -211,6 +211,7 @@ class NatsBus:
 
     async def _send(self, client: RoomClient) -> None:
         """Send what was put, in order; the library makes this wait while the socket takes no more."""
+        me = asyncio.current_task()
         subscriptions: dict[str, Subscription] = {}
         unused: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         while True:
@@ -226,6 +227,8 @@ class NatsBus:
                         subscriptions[subject] = await client.subscribe(subject, future=unused)
                     case _Unsubscribe(subject):
                         await subscriptions.pop(subject).unsubscribe()
+                if me is not None and me.cancelling():
+                    raise asyncio.CancelledError  # the library may have taken it for its own
             self._sent.set()
 
     async def _keep_following(self, follower: Follower, client: Client) -> None:

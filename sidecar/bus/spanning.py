@@ -30,6 +30,8 @@ SETTLE_SECONDS = 0.3
 ROOMS_PER_SLICE = 100
 """Rooms worked on in one tick of the loop, where all of them are concerned."""
 ROOMS_PER_QUESTION = 1000
+REMEMBERED_SECONDS = 600.0
+"""How long a silent replica's numbers stay known: if it was only cut off, what it said meanwhile is a gap to count."""
 BEATS_PER_TIMEOUT = 3
 LOOKS_PER_BEAT = 2
 
@@ -93,7 +95,7 @@ class SpanningBus:
         self._me_prefix = f"{self._node_prefix}{self.me}."
         self._beat_subject = f"{prefix}.beat"
         self.replicas = Replicas(
-            timeout_seconds=node_timeout_seconds, kept_seconds=KEPT_SECONDS, listener=self, clock=clock
+            timeout_seconds=node_timeout_seconds, kept_seconds=REMEMBERED_SECONDS, listener=self, clock=clock
         )
 
     # As rooms see it
@@ -112,6 +114,7 @@ class SpanningBus:
                 on_settled=self._on_settled,
             )
         link.room = room
+        link.closed_at = 0.0
         if self.carrier.connected:
             self._settling[room.id] = asyncio.Event()
             link.settle()
@@ -339,8 +342,9 @@ class SpanningBus:
             self.carrier.publish(self._beat_subject, wire.encode(wire.Beat(self.me, self._beats, leaving)))
 
     def _drop(self, link: Link) -> None:
-        del self._links[link.room_id]
-        self._unmarked.pop(link.room_id, None)
+        if self._links.get(link.room_id) is link:
+            del self._links[link.room_id]
+            self._unmarked.pop(link.room_id, None)
 
 
 def _is_token(origin: str) -> bool:

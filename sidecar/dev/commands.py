@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ def add_to(commands: Commands) -> None:
     token.add_argument("--account", required=True, type=_guid, help="the account's id, a GUID")
     token.add_argument("--bot", action="store_true", help="an API key, to be sent as Authorization: Bot")
     token.add_argument(
-        "--ttl", type=float, default=DEFAULT_TTL_SECONDS, help="seconds it is valid (default %(default)s)"
+        "--ttl", type=_seconds, default=DEFAULT_TTL_SECONDS, help="seconds it is valid (default %(default)s)"
     )
     token.add_argument("--name", default="", help="the account's name")
     token.add_argument("--nick", default="", help="the account's nick")
@@ -52,6 +53,13 @@ def _token(arguments: argparse.Namespace) -> None:
             nick=arguments.nick,
         )
     )
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not math.isfinite(seconds):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
 
 
 def _guid(text: str) -> str:

@@ -28,7 +28,10 @@ class Issuer:
         if not self._private_file.exists() or not self.public_file.exists():
             directory.mkdir(parents=True, exist_ok=True)
             self._make()
-        self._private = self._private_file.read_bytes()
+        private = serialization.load_pem_private_key(self._private_file.read_bytes(), password=None)
+        if not isinstance(private, rsa.RSAPrivateKey):
+            raise OSError(f"{self._private_file} holds no RSA key; remove it and a new one is made")
+        self._private = private
 
     def token(
         self,

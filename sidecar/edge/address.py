@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Protocol
 from urllib.parse import urlsplit
 
 Address = IPv4Address | IPv6Address
+_LABELS = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
 
@@ -35,13 +37,13 @@ class Proxies:
         """
         address = _parse(peer) or IPv4Address(0)
         lines = headers.getall("x-forwarded-for", [])
-        if not lines:
-            return address
         if not self.trusts(address):
-            self._on_untrusted_header(str(address))
+            if lines or headers.getall("x-forwarded-proto", []) or headers.getall("x-forwarded-host", []):
+                self._on_untrusted_header(str(address))
             return address
-        for hop in reversed([hop for line in lines for hop in line.split(",")]):
-            parsed = _parse(hop.strip())
+        hops = [hop.strip() for line in lines for hop in line.split(",")]
+        for hop in reversed([hop for hop in hops if hop]):  # a list may have empty elements (RFC 9110 5.6.1)
+            parsed = _parse(hop)
             if parsed is None:
                 return address
             address = parsed
@@ -77,7 +79,11 @@ def origin_allowed(origin: str, allowed: Sequence[str]) -> bool:
         if not star:
             if origin == pattern:
                 return True
-        elif origin.startswith(scheme) and origin.endswith("." + domain) and len(origin) > len(pattern) - 1:
+        elif (
+            origin.startswith(scheme)
+            and origin.endswith("." + domain)
+            and _LABELS.fullmatch(origin[len(scheme) : -len(domain) - 1])
+        ):
             return True
     return False
 

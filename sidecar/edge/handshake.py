@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 from sanic import HTTPResponse, Request
+from sanic.cookies.request import parse_cookie
 from structlog.stdlib import BoundLogger
 
 from sidecar.auth.credentials import Credential, Source, find_credential, offers_bearer
@@ -345,7 +346,8 @@ def _request_id(request: Request) -> str | None:
 
 
 def _credential(request: Request) -> Credential:
-    cookie = request.cookies.get(TOKEN_COOKIE)
+    cookies = parse_cookie("; ".join(request.headers.getall("cookie", [])))
+    cookie = next(iter(cookies.get(TOKEN_COOKIE, ())), None)
     credential = find_credential(request.headers, request.args.get("tk"), cookie)
     if credential is None:
         raise Refusal(RefusalCode.UNAUTHORIZED, _NO_TOKEN)
@@ -379,7 +381,8 @@ def _status_headers(request: Request, refusal: Refusal, status: int) -> dict[str
         headers["retry-after"] = str(max(1, math.ceil(refusal.retry_after_seconds or 0)))
     if (
         refusal.code is RefusalCode.WEBSOCKET_EXPECTED
-        and request.headers.get("sec-websocket-version", "13") != "13"
+        and request.headers.get("upgrade")
+        and request.headers.getall("sec-websocket-version", []) != ["13"]
     ):
         headers["sec-websocket-version"] = "13"
     return headers

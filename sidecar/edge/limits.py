@@ -18,7 +18,7 @@ class RateLimit:
         self, *, rate: float, burst: int, max_keys: int = MAX_KEYS, clock: Callable[[], float] = monotonic
     ) -> None:
         self._interval = 1 / rate if rate else 0.0
-        self._ahead = (burst - 1) * self._interval
+        self._ahead = (burst - 0.5) * self._interval  # half a one for what floats round off
         self._max_keys = max_keys
         self._clock = clock
         self._next: dict[str, float] = {}  # theoretical arrival times, the latest taken last

@@ -21,6 +21,7 @@ App = Sanic[Config, SimpleNamespace]
 HEAD_SECONDS = 10
 """How long a peer may take to send a request's head, and to stay without sending another."""
 BODY_BYTES = 16_384
+HEAD_BYTES = 16_384
 BACKLOG = 4096
 SEND_BUFFER_BYTES = 65_536
 """What the kernel may hold per connection: else it hides megabytes of a slow reader's backlog from us."""
@@ -49,6 +50,7 @@ def new_app(name: str) -> App:
             "REQUEST_TIMEOUT": HEAD_SECONDS,
             "KEEP_ALIVE_TIMEOUT": HEAD_SECONDS,
             "REQUEST_MAX_SIZE": BODY_BYTES,
+            "REQUEST_MAX_HEADER_SIZE": HEAD_BYTES,
             "MOTD": False,
             "TOUCHUP": False,  # rewrites Sanic's classes for this app's signals: once per process, and we have none
         }

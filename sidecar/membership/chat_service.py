@@ -49,9 +49,10 @@ def _untraced(_method: str, metadata: Metadata) -> AbstractContextManager[Metada
 
 
 _CERTIFICATE_POLL_SECONDS = 5.0
-# A peer that is gone without a word is noticed this long, and the time for a pong, after being asked something. Where
-# nothing is asked gRPC stops pinging, which is what servers that count pings want.
-_KEEPALIVE_SECONDS = 10.0
+# Servers that count pings allow one in five minutes while nothing is asked, and end the connection over more. A peer
+# that is gone without a word is noticed sooner where it was asked something: with keepalive on, gRPC has the kernel
+# give up a connection whose bytes are not acknowledged in the time for a pong (TCP_USER_TIMEOUT).
+_KEEPALIVE_SECONDS = 310.0
 _KEEPALIVE_TIMEOUT_SECONDS = 4.0
 _CONNECT_SECONDS = 5.0
 _WATCH_HEADERS_SECONDS = 2.0

@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Iterable
+from math import inf
 from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -71,6 +72,11 @@ def frame_header(data: bytes, start: int) -> tuple[int, int]:
     if masked:
         header += 4
     return start + header, start + header + size
+
+
+def _age(principal: Principal) -> tuple[float, float]:
+    """Greater for a newer token: issued later, or in the same second for longer."""
+    return principal.issued_at or 0.0, inf if principal.expires_at is None else principal.expires_at
 
 
 class Connection(asyncio.Protocol):
@@ -365,10 +371,11 @@ class Connection(asyncio.Protocol):
                     PacketErrorCode.TOKEN_OF_ANOTHER_ACCOUNT,
                     "the token belongs to another account than this connection",
                 )
-            self.principal = principal
-            self._schedule_retirement()
-            self._look_again()
-            self._reply(replies.auth_refreshed(self.member.dialect, principal.expires_at))
+            if _age(principal) > _age(self.principal):  # one that is not newer proves nothing new
+                self.principal = principal
+                self._schedule_retirement()
+                self._look_again()
+            self._reply(replies.auth_refreshed(self.member.dialect, self.principal.expires_at))
         except Refusal as refusal:
             code = _REFRESH_ERRORS.get(refusal.code, PacketErrorCode.TOKEN_INVALID)
             self._reply(replies.error(self.member.dialect, PacketError(code, refusal.message)))

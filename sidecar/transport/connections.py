@@ -36,6 +36,8 @@ from sidecar.transport.backlog import Backlog
 from sidecar.transport.connection import Connection
 from sidecar.transport.wheel import Timed, Wheel
 
+_CLOSES_OF_CLIENTS = frozenset({1000, 1001, 1005, 1006})
+"""Counted as such; with any other code a client speaks of its own troubles, and must not be taken for us."""
 RECONNECT_SPREAD_MS = 1000
 """A drained client waits a random part of this before it comes back: the closes themselves are spread already."""
 
@@ -171,7 +173,8 @@ class Connections:
             self._empty.set()
         disconnect = connection.disconnect or errors.INTERNAL_ERROR
         seconds = monotonic() - connection.opened_at
-        self.observer.disconnected(disconnect.code, seconds)
+        theirs = connection.closed_by_client and disconnect.code not in _CLOSES_OF_CLIENTS
+        self.observer.disconnected(0 if theirs else disconnect.code, seconds)
         self._log.info(
             "connection ended",
             trace_id=connection.trace_id,
@@ -184,7 +187,7 @@ class Connections:
             packets_out=connection.packets_out,
             bytes_in=connection.bytes_in,
             bytes_out=connection.bytes_out,
-            code=disconnect.code,
+            code=int(disconnect.code),
             reason=disconnect.reason,
             closed_by="client" if connection.closed_by_client else "sidecar",
         )

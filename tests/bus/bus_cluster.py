@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Self
 
 from sidecar.bus.local import LocalBus
 from sidecar.bus.nats import NatsBus
@@ -193,13 +194,20 @@ class Replica:
 
 
 class Cluster:
-    """Replicas 0, 1, 2 of one sidecar; with the local bus they are all the same one."""
+    """Replicas 0, 1, 2, by number; with the local bus they are all the same one."""
 
     def __init__(self, replicas: Sequence[Replica]) -> None:
         self.replicas = list(replicas)
 
     def __getitem__(self, number: int) -> Replica:
         return self.replicas[number % len(self.replicas)]
+
+    async def __aenter__(self) -> Self:
+        await asyncio.gather(*(replica.start() for replica in self.replicas))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def flush(self) -> None:
         """Whatever was said before is with everybody after."""

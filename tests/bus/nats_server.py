@@ -20,9 +20,11 @@ _LISTENING = re.compile(r"Listening for client connections on 127\.0\.0\.1:(\d+)
 class NatsServer:
     """`directory` keeps its configuration and JetStream's files; the port stays the same over restarts."""
 
-    def __init__(self, directory: Path, config: str = "") -> None:
+    def __init__(self, directory: Path, config: str = "", *, jetstream: bool = True) -> None:
         self.directory = directory
         self.config = config
+        if jetstream:
+            self.config += f"\njetstream {{ store_dir: {str(directory / 'jetstream')!r} }}\n"
         self.port = 0
         self.log: list[str] = []
         self._process: asyncio.subprocess.Process | None = None
@@ -34,10 +36,7 @@ class NatsServer:
 
     async def start(self) -> None:
         file = self.directory / "nats.conf"
-        store = self.directory / "jetstream"
-        file.write_text(
-            f"host: 127.0.0.1\nport: {self.port or -1}\njetstream {{ store_dir: {str(store)!r} }}\n{self.config}"
-        )
+        file.write_text(f"host: 127.0.0.1\nport: {self.port or -1}\n{self.config}")
         program = shutil.which("nats-server", path=str(Path(_PROGRAM).parent)) or "nats-server"
         self._process = await asyncio.create_subprocess_exec(
             program, "-c", str(file), stderr=asyncio.subprocess.PIPE
@@ -79,8 +78,8 @@ class NatsServer:
 
 
 @contextlib.asynccontextmanager
-async def run_nats(directory: Path, config: str = "") -> AsyncIterator[NatsServer]:
-    server = NatsServer(directory, config)
+async def run_nats(directory: Path, config: str = "", *, jetstream: bool = True) -> AsyncIterator[NatsServer]:
+    server = NatsServer(directory, config, jetstream=jetstream)
     await server.start()
     try:
         yield server

@@ -218,8 +218,5 @@ class TestOnThreeReplicas(TestOnOneReplica):
     @pytest.fixture
     async def cluster(self, tmp_path):
         async with run_nats(tmp_path) as nats:
-            cluster = Cluster([Replica(Access(servers=[nats.url])) for _ in range(3)])
-            for replica in cluster.replicas:
-                await replica.start()
-            yield cluster
-            await cluster.close()
+            async with Cluster([Replica(Access(servers=[nats.url])) for _ in range(3)]) as cluster:
+                yield cluster
