@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from time import monotonic
 
 MAX_KEYS = 65_536
+FORGOTTEN_PART = 8
+"""One in so many keys is forgotten where there are too many."""
 
 
 class RateLimit:
     """`burst` at once and `rate` a second after that, for each key (GCRA: one number per key).
 
-    A rate of 0 is no limit. At most `max_keys` are remembered; the one that tried least recently is forgotten first.
+    A rate of 0 is no limit. At most `max_keys` are remembered; those let in least recently are forgotten first.
     """
 
     def __init__(
@@ -36,7 +39,8 @@ class RateLimit:
             return wait
         self._next[key] = max(self._next.pop(key, 0.0), self._clock()) + self._interval
         if len(self._next) > self._max_keys:
-            del self._next[next(iter(self._next))]
+            # Many at once: finding the first key of a dict that lost its first ones takes as long as it lost keys.
+            self._next = dict(islice(self._next.items(), 1 + self._max_keys // FORGOTTEN_PART, None))
         return 0.0
 
 

@@ -33,7 +33,7 @@ def resident() -> int:
 )
 @settings(deadline=None)
 def test_never_more_than_burst_and_rate_allow_and_never_less(rate, burst, pauses):
-    """Against the definition: a bucket of `burst` that fills at `rate`."""
+    """Against the definition: a bucket of `burst` that fills at `rate`, where half of one will do for the next."""
     clock = Clock()
     limit = RateLimit(rate=rate, burst=burst, clock=clock)
     tokens, slack = float(burst), 1e-6
@@ -42,10 +42,10 @@ def test_never_more_than_burst_and_rate_allow_and_never_less(rate, burst, pauses
         tokens = min(burst, tokens + pause * rate)
         wait = limit.take("key")
         if wait:
-            assert tokens < 1 + slack
-            assert wait == pytest.approx((1 - tokens) / rate, abs=1e-6)
+            assert tokens < 0.5 + slack
+            assert wait == pytest.approx((0.5 - tokens) / rate, abs=1e-6)
         else:
-            assert tokens >= 1 - slack
+            assert tokens >= 0.5 - slack
             tokens -= 1
 
 
@@ -89,10 +89,10 @@ def test_a_million_addresses_take_no_more_memory_than_the_keys_that_are_kept():
             limits.account(key)
     assert resident() - before < 48 * 2**20
     for limit in (limits._addresses, limits._failures, limits._accounts):
-        assert len(limit._next) == MAX_KEYS
+        assert MAX_KEYS * 0.8 < len(limit._next) <= MAX_KEYS
 
 
-def test_the_address_let_in_least_recently_is_forgotten_first():
+def test_those_let_in_least_recently_are_forgotten_first():
     limit = RateLimit(rate=1, burst=1, max_keys=2)
     for key in ("old", "new"):
         assert not limit.take(key)
