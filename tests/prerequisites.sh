@@ -3,7 +3,7 @@
 set -eu
 PATH="$PATH:/usr/sbin"
 packages=""
-for pair in chromium:chromium node:nodejs npm:npm nginx:nginx prometheus:prometheus cc:gcc; do
+for pair in chromium:chromium node:nodejs npm:npm nginx:nginx prometheus:prometheus ip:iproute2; do
     command -v "${pair%%:*}" >/dev/null || packages="$packages ${pair##*:}"
 done
 [ -n "$packages" ] || exit 0
