@@ -117,6 +117,7 @@ class Sidecar:
     raw_log: list[str] = field(default_factory=list)
     port: int = 0
     ops_port: int = 0
+    clients: list[Client] = field(default_factory=list)
 
     def url(self, room: str, *, scheme: str = "ws", prefix: str = "/sphere", query: str = "") -> str:
         return f"{scheme}://127.0.0.1:{self.port}{prefix}/chat/realtime/{room}{query and '?' + query}"
@@ -139,6 +140,7 @@ class Sidecar:
         client = Client(
             await connect(self.url(room, query=query), additional_headers=extra, proxy=None, **options)
         )
+        self.clients.append(client)
         first = await client.receive()
         assert first["type"] == "webrtc", first
         client.welcome = first["data"]
@@ -212,6 +214,8 @@ async def run_sidecar(**settings: object) -> AsyncIterator[Sidecar]:
             raise AssertionError("the sidecar did not start:\n" + "".join(sidecar.raw_log))
         yield sidecar
     finally:
+        for client in sidecar.clients:
+            client.ws.transport.abort()
         if process.returncode is None:
             process.kill()
         await process.wait()

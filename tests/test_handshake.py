@@ -411,3 +411,12 @@ async def test_an_upgrade_that_does_not_say_its_version_once_is_told_ours(world,
     answer = await raw(world.sidecar, head + version + "\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"sec-websocket-version: 13" in answer.lower()
+
+
+async def test_a_request_id_follows_the_connection_to_its_end(world):
+    room, account = guid(), guid()
+    world.chat.allow(room, account)
+    headers = {"X-Request-Id": "req-42"}
+    client = await world.sidecar.connect(room, world.issuer.token(account), headers=headers)
+    await client.close()
+    await world.sidecar.logged("connection ended", account=account, request_id="req-42")

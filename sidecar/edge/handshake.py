@@ -208,6 +208,7 @@ class Handshake:
                         dialect=dialect,
                         address=str(visitor.address),
                         trace_id=visitor.trace.trace_id,
+                        request_id=visitor.request_id,
                     )
                 except Exception:
                     transport.abort()  # nobody else would

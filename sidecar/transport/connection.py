@@ -112,17 +112,28 @@ class Connection(asyncio.Protocol):
         "packets_in",
         "packets_out",
         "principal",
+        "request_id",
         "trace_id",
         "wheel_slot",
     )
 
     member: Member
 
-    def __init__(self, *, home: Connections, principal: Principal, address: str, trace_id: str) -> None:
+    def __init__(
+        self,
+        *,
+        home: Connections,
+        principal: Principal,
+        address: str,
+        trace_id: str,
+        request_id: str | None = None,
+    ) -> None:
         self._home = home
         self.principal = principal
         self.address = address
         self.trace_id = trace_id
+        self.request_id = request_id
+        """As the client or a proxy named the handshake."""
         self.wheel_slot = -1
         self.disconnect: Disconnect | None = None
         """Why it ends or ended; None while it is open."""

@@ -120,9 +120,12 @@ class Connections:
         dialect: Dialect,
         address: str,
         trace_id: str,
+        request_id: str | None = None,
     ) -> None:
         """Take an upgraded transport over: join the room, answer with `head` and the welcome, read on."""
-        connection = Connection(home=self, principal=principal, address=address, trace_id=trace_id)
+        connection = Connection(
+            home=self, principal=principal, address=address, trace_id=trace_id, request_id=request_id
+        )
         others = self._join(connection, membership, dialect)
         transport.set_protocol(connection)
         connection.start(transport, head=head, others=others, received=received)
@@ -178,6 +181,7 @@ class Connections:
         self._log.info(
             "connection ended",
             trace_id=connection.trace_id,
+            request_id=connection.request_id,
             account=connection.member.identity.account_id,
             room=connection.member.room.id,
             connection=connection.member.connection_id,
