@@ -54,7 +54,7 @@ def _lines(results: Results, rounds: int, seconds: float) -> Iterator[str]:
 
 
 def _machine(results: Results, rounds: int, seconds: float) -> Iterator[str]:
-    loads = [float(run["load_average"]) for runs in results.runs.values() for run in runs]  # type: ignore[arg-type]
+    loads = [float(run["load_average"]) for runs in results.runs.values() for run in runs]  # type: ignore[arg-type]  # read from JSON
     model = next(
         (
             line.split(":")[1].strip()

@@ -124,7 +124,7 @@ class RoomClient(Client):
     ) -> None:
         self.heard_at = self._clock()
         if not subject.startswith(self._subjects):
-            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
+            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]  # it passes None too
         elif headers is None:
             self._on_message(subject.decode(), data)
         elif headers.startswith(NO_RESPONDERS):

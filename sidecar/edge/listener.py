@@ -66,7 +66,7 @@ def signaling_app(*, handshake: Handshake, mount_prefixes: Sequence[str]) -> App
         return await handshake.answer(request, chat_id)
 
     # Sanic expects no response of such a handler: the connection may have left it.
-    realtime.is_websocket = True  # type: ignore[attr-defined]
+    realtime.is_websocket = True  # type: ignore[attr-defined]  # Sanic looks for it by name
     for number, prefix in enumerate(mount_prefixes):
         app.add_route(
             realtime,
@@ -112,7 +112,7 @@ class _ImpatientHttp(HttpProtocol):
         """Go on looking while a WebSocket's handshake is judged: Sanic would stop, for this and all later requests."""
         if self._http is not None:
             self._http.upgrade_websocket = False
-        super().check_timeouts()  # type: ignore[no-untyped-call]
+        super().check_timeouts()  # type: ignore[no-untyped-call]  # Sanic gives it no types
 
 
 def listen(host: str, port: int) -> socket.socket:
