@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 
+import structlog
+
 from sidecar.auth import keyset
 from sidecar.auth.keyset import BadKeys, PreparedKey
 from sidecar.auth.sources import FileSource, Source, Unreachable, UrlSource
@@ -22,6 +24,8 @@ _FILE_POLL_SECONDS = 2.0
 _ON_DEMAND_COOLDOWN_SECONDS = 10.0
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 15.0
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 class RefreshResult(StrEnum):
@@ -112,7 +116,7 @@ class KeyRing:
         if self._is_file and not self.loaded:
             await self.close()
             raise BadKeys(self._problem or f"{self._source.name}: could not be read in time")
-        self._follower = asyncio.create_task(self._follow(first), name="follow keys")
+        self._follower = asyncio.create_task(self._keep_following(first), name="follow keys")
 
     async def close(self) -> None:
         """Stop following; the keys stay as they are."""
@@ -149,10 +153,21 @@ class KeyRing:
             self._flight = asyncio.create_task(self._refresh(), name="refresh keys")
         return self._flight
 
+    async def _keep_following(self, flight: asyncio.Task[None]) -> None:
+        """A bug in one look must not let removed keys live on: it is logged, and the next look comes all the same."""
+        while True:
+            try:
+                await self._follow(flight)
+            except Exception:
+                log.exception("following the keys failed, it begins again")
+                await asyncio.sleep(min(_LAST_RETRY_SECONDS, self._interval_seconds))
+            flight = self._begin_flight()
+
     async def _follow(self, flight: asyncio.Task[None]) -> None:
         while True:
             began = time.monotonic()
             await asyncio.wait({flight})
+            flight.result()  # raises what only a bug lets out
             # From beginning to beginning: a slow answer must not let a removed key live longer.
             due = began + self._interval_seconds - time.monotonic()
             pause = self._retry_seconds() if self._failures else due
