@@ -44,7 +44,8 @@ class KeyRing:
     """The keys that may sign tokens now, from exactly one source.
 
     The last good set stays while the source is down, empty or garbage. A key that left the source stops
-    working within `refresh_seconds` (a URL) or about two seconds (a file). `generation` grows at each change.
+    working within `refresh_seconds` (a URL) or about two seconds (a file). `generation` grows at each change,
+    `removals` where a key is no longer there.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class KeyRing:
         self._on_problem = on_problem
 
         self.generation = 0
+        self.removals = 0
         self._keys: tuple[PreparedKey, ...] = ()
         self._document: bytes | None = None  # the last one read, good or bad
         self._problem: str | None = None
@@ -95,9 +97,6 @@ class KeyRing:
     def loaded(self) -> bool:
         """Keys were loaded at least once."""
         return self.generation > 0
-
-    def __contains__(self, key: PreparedKey) -> bool:
-        return key in self._keys
 
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[PreparedKey]:
         """The keys a token may be signed with: those its `kid` names, else every key that fits."""
@@ -201,10 +200,12 @@ class KeyRing:
     def _loaded(self, keys: tuple[PreparedKey, ...]) -> None:
         self._failures = 0
         self._problem = None
-        changed = set(keys) != set(self._keys)
+        gone, changed = set(self._keys) - set(keys), set(keys) != set(self._keys)
         if changed:
             self._keys = keys
             self.generation += 1
+        if gone:
+            self.removals += 1
         self._on_refresh(RefreshResult.CHANGED if changed else RefreshResult.UNCHANGED)
 
     def _failed(self, result: RefreshResult, problem: str) -> None:

