@@ -85,7 +85,8 @@ class KeyRing:
 
         self.generation = 0
         self.removals = 0
-        self._keys: tuple[PreparedKey, ...] = ()
+        self._keys: frozenset[PreparedKey] = frozenset()
+        self._fitting: dict[str, tuple[PreparedKey, ...]] = {}  # the same, by algorithm
         self._document: bytes | None = None  # the last one read, good or bad
         self._problem: str | None = None
         self._failures = 0  # in a row
@@ -100,8 +101,8 @@ class KeyRing:
 
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[PreparedKey]:
         """The keys a token may be signed with: those its `kid` names, else every key that fits."""
-        fitting = [key for key in self._keys if algorithm in key.algorithms]
-        named = [key for key in fitting if key.kid == kid] if kid is not None else []
+        fitting = self._fitting.get(algorithm, ())
+        named = [key for key in fitting if key.kid == kid] if kid is not None else ()
         return named or fitting
 
     async def start(self) -> None:
@@ -200,11 +201,15 @@ class KeyRing:
     def _loaded(self, keys: tuple[PreparedKey, ...]) -> None:
         self._failures = 0
         self._problem = None
-        gone, changed = set(self._keys) - set(keys), set(keys) != set(self._keys)
+        before, self._keys = self._keys, frozenset(keys)
+        changed = self._keys != before
         if changed:
-            self._keys = keys
             self.generation += 1
-        if gone:
+            self._fitting = {
+                algorithm: tuple(key for key in keys if algorithm in key.algorithms)
+                for algorithm in self._algorithms
+            }
+        if not before <= self._keys:
             self.removals += 1
         self._on_refresh(RefreshResult.CHANGED if changed else RefreshResult.UNCHANGED)
 

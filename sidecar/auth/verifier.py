@@ -117,11 +117,11 @@ class Verifier:
         return jws
 
     def _is_signed(self, jws: Jws) -> bool:
-        kid, algorithm = jws.header.kid, jws.header.algorithm
-        return any(
-            key.verifies(algorithm, jws.signing_input, jws.signature)
-            for key in self._keys.candidates(kid, algorithm)
-        )
+        algorithm = jws.header.algorithm
+        for key in self._keys.candidates(jws.header.kid, algorithm):
+            if key.verifies(algorithm, jws.signing_input, jws.signature):
+                return True
+        return False
 
     async def _refresh_for(self, jws: Jws) -> None:
         """Look for a key of `jws` where keys come from. Raises: Refusal."""
