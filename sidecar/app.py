@@ -302,7 +302,8 @@ class Sidecar:
             self._drained.cancel()
             await asyncio.gather(self._drained, return_exceptions=True)
         await self._running.aclose()
-        self._log.info("stopped")
+        if self._listening:
+            self._log.info("stopped")
 
     def _why_not_ready(self) -> str | None:
         if self._drain.begun:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -75,6 +76,30 @@ def test_check_config_looks_into_the_key_file(tmp_path):
     )
     assert bad.returncode == 2
     assert "key.pem" in bad.stderr
+
+
+def test_a_start_that_fails_says_why_and_never_that_it_stopped(tmp_path, issuer):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        serve = command(
+            "serve",
+            cwd=tmp_path,
+            SIDECAR_HOST="127.0.0.1",
+            SIDECAR_PORT=port,
+            SIDECAR_OPS_PORT="0",
+            SIDECAR_JWT_AUDIENCES="x",
+            SIDECAR_JWT_PUBLIC_KEY_FILE=str(issuer.public_file),
+            SIDECAR_MEMBERSHIP_TARGET="dns:///chat:5001",
+        )
+        dev = command("dev", cwd=tmp_path, SIDECAR_PORT=port, SIDECAR_OPS_PORT="0")
+    assert serve.returncode == dev.returncode == 2
+    (line,) = (serve.stdout + serve.stderr).splitlines()
+    assert "cannot start" in line
+    assert port in line
+    (line,) = (dev.stdout + dev.stderr).splitlines()
+    assert port in line
 
 
 @pytest.fixture
