@@ -142,7 +142,11 @@ def test_a_file_that_cannot_be_read_is_not_blamed_for_what_it_may_have_said(tmp_
     (only,) = problems(environ).splitlines()
     assert only.startswith(f"SIDECAR_CONFIG_FILE: {str(file)!r}")
     beside = problems(environ | {"SIDECAR_PORT": "x", "SIDECAR_HOTS": "x"}).splitlines()
-    assert {line.partition(":")[0] for line in beside} == {"SIDECAR_CONFIG_FILE", "SIDECAR_PORT", "SIDECAR_HOTS"}
+    assert {line.partition(":")[0] for line in beside} == {
+        "SIDECAR_CONFIG_FILE",
+        "SIDECAR_PORT",
+        "SIDECAR_HOTS",
+    }
 
 
 def test_what_kubernetes_injects_for_a_service_is_ignored_with_a_warning():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -144,6 +145,22 @@ async def test_dev_prints_links_and_tokens_that_work_and_follows_edits(desk, tmp
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(15):
         assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("arguments", [("dev",), ("token", "--account", ACCOUNT)])
+def test_dev_and_token_say_where_their_keys_cannot_be_kept(tmp_path, arguments):
+    (tmp_path / ".dev").write_text("a file in the way")
+    refused = command(*arguments, cwd=tmp_path)
+    assert refused.returncode != 0
+    (line,) = refused.stderr.splitlines()
+    assert str(tmp_path / ".dev") in line
+
+
+def test_dev_says_that_it_needs_a_checkout(tmp_path):
+    shutil.copytree(ROOT / "sidecar", tmp_path / "sidecar")
+    refused = command("dev", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert refused.returncode != 0
+    assert refused.stderr == "dev is not part of this installation: run it from a checkout\n"
 
 
 def test_dev_serves_nobody_but_this_machine(tmp_path):
