@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Sequence
 from hashlib import sha256
+from itertools import islice
 from typing import Protocol
 
 from sidecar.auth import claims
@@ -145,12 +146,16 @@ class Verifier:
     def _make_room(self, now: float) -> None:
         """Forget what expired, then the oldest over seven eighths: one pass for many new tokens."""
         ended = now - self._leeway_seconds
-        living = [
-            (digest, principal)
+        expired = [
+            digest
             for digest, principal in self._verified.items()
-            if principal.expires_at is None or principal.expires_at > ended
+            if principal.expires_at is not None and principal.expires_at <= ended
         ]
-        self._verified = dict(living[-max(self._cached_tokens * 7 // 8, 1) :])
+        over = len(self._verified) - len(expired) - max(self._cached_tokens * 7 // 8, 1)
+        for digest in expired:
+            del self._verified[digest]
+        for digest in list(islice(self._verified, max(over, 0))):
+            del self._verified[digest]
         self._look_at = min(max(2 * len(self._verified), _FIRST_LOOK), self._cached_tokens)
 
 
