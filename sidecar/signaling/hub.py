@@ -86,8 +86,9 @@ class Hub:
                 outlet=outlet,
             )
             before = room.join(member)
-        finally:
+        except Exception:
             self._close_if_empty(room)
+            raise
         account_id = identity.account_id
         self._connections_of[account_id] = self._connections_of.get(account_id, 0) + 1
         try:
