@@ -39,8 +39,9 @@ from sidecar.observe.history import History
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.refusals import Refusals
 from sidecar.signaling.envelope import Dialect
-from sidecar.signaling.hub import Bus, Hub
+from sidecar.signaling.hub import Hub
 from sidecar.signaling.replies import IceServer
+from sidecar.signaling.room import Bus
 from sidecar.transport.connection import CLOSE_SECONDS
 from sidecar.transport.connections import Connections, Limits
 from sidecar.transport.tick import Tick
