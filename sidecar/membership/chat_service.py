@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import grpc
 import structlog
@@ -31,8 +32,11 @@ log = structlog.stdlib.get_logger(__name__)
 
 METHODS = ("GetMembership", "BatchGetMemberships", "WatchMemberships")
 WRONG_ANSWER = "WRONG_ANSWER"
+_OK, _CANCELLED = grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name
 CODES = (*(code.name for code in grpc.StatusCode), WRONG_ANSWER)
 """Every code a request can be counted with: gRPC's, and ours for an OK that answers something else."""
+
+_Watch = grpc.aio.UnaryStreamCall[pb.WatchMembershipsRequest, pb.MembershipEvent]
 
 OnRequest = Callable[[str, str, float], None]
 """Called once per finished call with one of `METHODS`, one of `CODES`, and its seconds."""
@@ -127,7 +131,7 @@ class ChatService:
         self._options = (*_OPTIONS, *_keepalive(keepalive_seconds))
         self._pems: tuple[bytes | None, ...] = ()
         self._follower: asyncio.Task[None] | None = None
-        self._watches: set[grpc.aio.Call] = set()
+        self._watches: set[_Watch] = set()
 
     async def start(self) -> None:
         """Needs no network: connecting is tried in the background.
@@ -154,8 +158,11 @@ class ChatService:
     async def get(self, key: MemberKey, *, metadata: Metadata = ()) -> Membership | None:
         request = pb.GetMembershipRequest(room_id=key.room_id, account_id=key.account_id)
         try:
-            with self._counted("GetMembership"), self._trace_call("GetMembership", metadata) as sent:
-                answer = await self._stub.GetMembership(request, timeout=self._timeout_seconds, metadata=sent)
+            with _Counted("GetMembership", self._on_request):
+                with self._trace_call("GetMembership", metadata) as sent:
+                    answer = await self._stub.GetMembership(
+                        request, timeout=self._timeout_seconds, metadata=sent
+                    )
                 return decoding.membership(answer.membership, key, max_profile_bytes=self._max_profile_bytes)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
@@ -167,8 +174,11 @@ class ChatService:
             keys=[pb.MembershipKey(room_id=key.room_id, account_id=key.account_id) for key in keys]
         )
         try:
-            with self._counted("BatchGetMemberships"):
-                answer = await self._stub.BatchGetMemberships(request, timeout=self._timeout_seconds)
+            with _Counted("BatchGetMemberships", self._on_request):
+                with self._trace_call("BatchGetMemberships", ()) as sent:
+                    answer = await self._stub.BatchGetMemberships(
+                        request, timeout=self._timeout_seconds, metadata=sent
+                    )
                 return decoding.memberships(
                     answer.memberships, keys, max_profile_bytes=self._max_profile_bytes
                 )
@@ -178,20 +188,19 @@ class ChatService:
     async def watch(self, resume_after: str) -> AsyncGenerator[WatchEvent, None]:
         """As the port says. The stream also ends, without an error, when another channel takes over."""
         request = pb.WatchMembershipsRequest(resume_after=resume_after)
-        call = self._stub.WatchMemberships(request, timeout=_WATCH_SECONDS)
-        self._watches.add(call)
+        call: _Watch | None = None
         try:
-            with self._counted("WatchMemberships"):
-                # A server may keep its headers back until the first event.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_WATCH_HEADERS_SECONDS):
-                        await call.initial_metadata()
+            with _Counted("WatchMemberships", self._on_request):
+                with self._trace_call("WatchMemberships", ()) as sent:  # the opening, not what comes after it
+                    call = self._stub.WatchMemberships(request, timeout=_WATCH_SECONDS, metadata=sent)
+                    self._watches.add(call)
+                    await _headers(call)
                 if not call.done():
                     yield WatchStarted()
                 async for message in call:
                     yield decoding.event(message, max_profile_bytes=self._max_profile_bytes)
         except Unavailable:
-            if not call.cancelled():
+            if call is None or not call.cancelled():
                 raise
         except grpc.aio.AioRpcError as error:
             match error.code():
@@ -204,36 +213,9 @@ class ChatService:
                 case _:
                     raise _unavailable(error) from error
         finally:
-            self._watches.discard(call)
-            call.cancel()
-
-    @contextmanager
-    def _counted(self, method: str) -> Iterator[None]:
-        """Report the call inside, and let nothing but `AioRpcError` and `Unavailable` out of it."""
-        started = time.perf_counter()
-        code = grpc.StatusCode.OK.name
-        try:
-            yield
-        except grpc.aio.AioRpcError as error:
-            code = error.code().name
-            raise
-        except decoding.WrongAnswerError:
-            code = WRONG_ANSWER
-            raise Unavailable(Reason.WRONG_ANSWER) from None
-        except grpc.aio.UsageError:
-            code = grpc.StatusCode.CANCELLED.name
-            raise Unavailable(Reason.CLOSED) from None
-        except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED.name
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise Unavailable(Reason.CLOSED) from None  # it was the channel that was closed, not our caller
-        except GeneratorExit:
-            code = grpc.StatusCode.CANCELLED.name
-            raise
-        finally:
-            self._on_request(method, code, time.perf_counter() - started)
+            if call is not None:
+                self._watches.discard(call)
+                call.cancel()
 
     def _open(self, pems: tuple[bytes | None, ...]) -> grpc.aio.Channel:
         if self._tls is None:
@@ -274,6 +256,65 @@ class ChatService:
             for watch in tuple(self._watches):
                 watch.cancel()  # its reader resumes on the new channel
             await old.close(grace=self._timeout_seconds)
+
+
+class _Counted:
+    """Around one call: reports it, and lets nothing but `AioRpcError` and `Unavailable` out of it."""
+
+    __slots__ = ("_method", "_on_request", "_started")
+
+    def __init__(self, method: str, on_request: OnRequest) -> None:
+        self._method = method
+        self._on_request = on_request
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        code, instead = _OK, None
+        if error is not None:
+            code, instead = _code_of(error)
+        self._on_request(self._method, code, time.perf_counter() - self._started)
+        if instead is not None:
+            raise instead from None
+
+
+def _code_of(error: BaseException) -> tuple[str, Unavailable | None]:
+    """What a call that ended in `error` is counted with, and what is raised in its place, if anything."""
+    match error:
+        case grpc.aio.AioRpcError():
+            return error.code().name, None
+        case decoding.WrongAnswerError():
+            return WRONG_ANSWER, Unavailable(Reason.WRONG_ANSWER)
+        case grpc.aio.UsageError():
+            return _CANCELLED, Unavailable(Reason.CLOSED)
+        case asyncio.CancelledError():
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                return _CANCELLED, None
+            return _CANCELLED, Unavailable(
+                Reason.CLOSED
+            )  # it was the channel that was closed, not our caller
+        case GeneratorExit():
+            return _CANCELLED, None
+        case _:
+            return _OK, None  # a bug of ours: the service did answer
+
+
+async def _headers(call: _Watch) -> None:
+    """Wait until the stream is open, within `_WATCH_HEADERS_SECONDS`: a server may keep its headers back.
+
+    Raises:
+        AioRpcError: it was refused.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_WATCH_HEADERS_SECONDS):
+            await call.initial_metadata()
+    if call.done():
+        await call.read()
 
 
 async def _connects(channel: grpc.aio.Channel) -> bool:
