@@ -53,10 +53,12 @@ def _untraced(_method: str, metadata: Metadata) -> AbstractContextManager[Metada
 
 
 _CERTIFICATE_POLL_SECONDS = 5.0
-# Servers that count pings allow one in five minutes while nothing is asked, and end the connection over more. A peer
-# that is gone without a word is noticed sooner where it was asked something: with keepalive on, gRPC has the kernel
-# give up a connection whose bytes are not acknowledged in the time for a pong (TCP_USER_TIMEOUT).
-_KEEPALIVE_SECONDS = 310.0
+KEEPALIVE_SECONDS = 310.0
+"""Servers that count pings allow one in 300 s unless told otherwise, and end the connection over more.
+
+A peer that is gone without a word is noticed sooner where it was asked something: with keepalive on, gRPC has the
+kernel give up a connection whose bytes are not acknowledged in the time for a pong (TCP_USER_TIMEOUT).
+"""
 _KEEPALIVE_TIMEOUT_SECONDS = 4.0
 _CONNECT_SECONDS = 5.0
 _WATCH_HEADERS_SECONDS = 2.0
@@ -118,7 +120,7 @@ class ChatService:
         on_certificates: OnCertificates = lambda _ca, _cert: None,
         tls: TlsFiles | None = None,
         certificate_poll_seconds: float = _CERTIFICATE_POLL_SECONDS,
-        keepalive_seconds: float = _KEEPALIVE_SECONDS,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
     ) -> None:
         self._target = target
         self._timeout_seconds = timeout_seconds
