@@ -48,7 +48,8 @@ OnCertificates = Callable[[bytes | None, bytes | None], None]
 """Called with the PEM texts of the CA and of our own certificate when they come into use; None: not configured."""
 
 
-def _untraced(_method: str, metadata: Metadata) -> AbstractContextManager[Metadata]:
+def untraced(_method: str, metadata: Metadata) -> AbstractContextManager[Metadata]:
+    """No spans; what came goes along."""
     return nullcontext(metadata)
 
 
@@ -116,7 +117,7 @@ class ChatService:
         timeout_seconds: float,
         max_profile_bytes: int,
         on_request: OnRequest,
-        trace_call: TraceCall = _untraced,
+        trace_call: TraceCall = untraced,
         on_certificates: OnCertificates = lambda _ca, _cert: None,
         tls: TlsFiles | None = None,
         certificate_poll_seconds: float = _CERTIFICATE_POLL_SECONDS,

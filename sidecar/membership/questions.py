@@ -39,12 +39,6 @@ class _Question:
             self.waiters.append(waiter)
             await waiter
 
-    def end(self) -> None:
-        self.done = True
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
 
 class Questions:
     """`on_answer` gets each answer that was not doubted, before those who wait for it.
@@ -134,7 +128,10 @@ class Questions:
         except Unavailable:
             pass
         finally:
-            question.end()
+            question.done = True
+            for waiter in question.waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
             self._drop_if_over(key, question)
 
     async def _get(self, key: MemberKey, question: _Question, metadata: Metadata) -> Answer:

@@ -45,20 +45,16 @@ SHARED = {
     "text_frame",
 }  # fmt: skip
 """What is done once for all of a room belongs to no one connection: its packets of that tick are lost."""
-UNHEARD = {
-    "Connections.membership_changed", "Hub.members", "Directory._tell", "Directory._tell_difference",
-    "Directory._changed",
-}  # fmt: skip
-"""A change of membership on its way to the connections it is about is lost."""
 BOOKS = {
     "Room.join", "Room.leave", "Room._appear", "Room._vanish", "Room._announce", "Room._enqueue", "Room.participants",
     "Room.__init__", "Envelope.__init__", "Presence.__init__", "Member.__init__", "RoomCounters.__init__",
     "Hub.join", "Hub.leave", "Hub.entering", "Hub._open", "Hub._close_if_empty", "_joined_at",
     "RoomBook.open", "RoomBook.close", "LocalBus.open", "LocalBus.close",
     "Connections.leave", "Connections.lost", "Connection.connection_lost", "Directory.unfollow",
+    "LiveMemberships.remove",
 }  # fmt: skip
 """Who is in a room is written down here: a bug in the writing leaves an entry too many, and hangs nobody."""
-EXCUSED = SHARED | UNHEARD | BOOKS
+EXCUSED = SHARED | BOOKS
 
 
 class Injected(Exception):

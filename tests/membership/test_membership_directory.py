@@ -299,6 +299,82 @@ async def test_one_listener_that_fails_does_not_stop_the_watch_over_the_others(c
         await until(lambda: told == [first, second])
 
 
+@pytest.mark.parametrize("told_by", ["stream", "re-check"])
+@pytest.mark.parametrize(
+    "becomes",
+    [{"nick": "New"}, {"role": -1}, {"timeout_until": 4_000_000_000}],
+    ids=["renamed", "out", "timed out"],
+)
+async def test_a_change_that_nobody_heard_is_told_again_with_the_next_answer(chat, becomes, told_by):
+    key = new_key()
+    chat.allow(*key)
+    async with running(chat.target, recheck_seconds=0.2, cache_seconds=3600) as program:
+        await until(lambda: chat.watching)
+        await program.join(key)
+        deaf = True
+        heard = []
+
+        def listener(key, change):
+            if deaf:
+                raise ZeroDivisionError
+            heard.append((key, change))
+
+        program.directory.on_change = listener
+        chat.allow(*key, **becomes, tell=told_by == "stream")
+        seen = chat.calls["BatchGetMemberships"]
+        await until(lambda: chat.calls["BatchGetMemberships"] > seen + 3)
+        if "nick" not in becomes:
+            assert (await program.refusal(key)).status == 403, "what was not heard counts all the same"
+        deaf = False
+        await until(lambda: heard)
+        (_, change), *_ = heard
+        assert isinstance(change, Updated | Ended | TimedOut)
+        if isinstance(change, Updated):
+            assert change.membership.nick == "New"
+            seen = chat.calls["BatchGetMemberships"]
+            await until(lambda: chat.calls["BatchGetMemberships"] > seen + 3)
+            assert len(heard) == 1, "and no more once it was"
+
+
+async def test_a_live_membership_that_stays_the_same_stays_the_same_object(chat):
+    key = new_key()
+    chat.allow(*key, profile={"a": 1})
+    async with running(chat.target, recheck_seconds=0.1) as program:
+        membership = await program.join(key)
+        seen = chat.calls["BatchGetMemberships"]
+        await until(lambda: chat.calls["BatchGetMemberships"] > seen + 1)
+        assert program.directory._live.get(key).membership is membership
+        assert membership.key is key
+        assert await program.directory.admit(key) is membership
+
+
+async def test_who_leaves_is_let_in_again_without_a_question(chat):
+    key = new_key()
+    chat.allow(*key)
+    async with running(chat.target) as program:
+        await program.join(key)
+        await program.join(key)
+        program.directory.unfollow(key)
+        program.directory.unfollow(key)
+        await program.join(key)
+        program.directory.unfollow(key)
+        program.clock.now += 31
+        assert program.cache == ["missed", "allowed", "allowed"]
+        await program.join(key)
+        assert program.cache[-1] == "missed"
+
+
+async def test_a_hint_about_one_who_then_leaves_makes_the_next_join_ask(chat):
+    key = new_key()
+    chat.allow(*key)
+    async with running(chat.target) as program:
+        await program.join(key)
+        chat.deny(*key)
+        program.directory.recheck_now(key)
+        program.directory.unfollow(key)
+        assert (await program.refusal(key)).code is RefusalCode.NOT_A_MEMBER
+
+
 async def test_a_broken_stream_is_resumed_where_it_broke_and_nothing_is_missed(chat):
     key, other = new_key(), new_key()
     chat.allow(*key)
