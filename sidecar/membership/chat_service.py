@@ -61,6 +61,8 @@ A peer that is gone without a word is noticed sooner where it was asked somethin
 kernel give up a connection whose bytes are not acknowledged in the time for a pong (TCP_USER_TIMEOUT).
 """
 _KEEPALIVE_TIMEOUT_SECONDS = 4.0
+# What takes our bytes and delivers none (a proxy, a frozen process) acknowledges them: then answers are missed.
+_UNANSWERED_FOR_A_NEW_CONNECTION = 5
 _CONNECT_SECONDS = 5.0
 _WATCH_HEADERS_SECONDS = 2.0
 # A stream is begun anew this often, so that it moves on to instances that were started since.
@@ -107,7 +109,8 @@ class ChatService:
 
     Each unary call has `timeout_seconds`, waiting for a connection included; none is repeated here. A lost
     connection is tried again every 2 s at most. When a TLS file changes, a channel with the new ones takes over as
-    soon as it is connected, and the old one ends after its last call. Files that do not work change nothing.
+    soon as it is connected, and the old one ends after its last call. Files that do not work change nothing. Likewise
+    a new channel takes over after five calls in a row without an answer.
     """
 
     def __init__(
@@ -133,8 +136,10 @@ class ChatService:
         self._certificate_poll_seconds = certificate_poll_seconds
         self._options = (*_OPTIONS, *_keepalive(keepalive_seconds))
         self._pems: tuple[bytes | None, ...] = ()
-        self._follower: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._watches: set[_Watch] = set()
+        self._unanswered = 0
+        self._silent = asyncio.Event()
 
     async def start(self) -> None:
         """Needs no network: connecting is tried in the background.
@@ -146,16 +151,17 @@ class ChatService:
             self._pems = await asyncio.to_thread(self._tls.read)
         self._use(self._open(self._pems))
         self._channel.get_state(try_to_connect=True)
+        self._tasks.append(asyncio.create_task(self._replace_silent(), name="membership connection"))
         if self._tls is not None:
-            self._follower = asyncio.create_task(
-                self._follow_files(self._tls), name="membership certificates"
+            self._tasks.append(
+                asyncio.create_task(self._follow_files(self._tls), name="membership certificates")
             )
 
     async def close(self) -> None:
         """Calls still open end with `Unavailable`."""
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.wait([self._follower])
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._channel.close()
 
     async def get(self, key: MemberKey, *, metadata: Metadata = ()) -> Membership | None:
@@ -166,8 +172,10 @@ class ChatService:
                     answer = await self._stub.GetMembership(
                         request, timeout=self._timeout_seconds, metadata=sent
                     )
+                self._unanswered = 0
                 return decoding.membership(answer.membership, key, max_profile_bytes=self._max_profile_bytes)
         except grpc.aio.AioRpcError as error:
+            self._note(error.code())
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return None
             raise _unavailable(error) from error
@@ -182,10 +190,12 @@ class ChatService:
                     answer = await self._stub.BatchGetMemberships(
                         request, timeout=self._timeout_seconds, metadata=sent
                     )
+                self._unanswered = 0
                 return decoding.memberships(
                     answer.memberships, keys, max_profile_bytes=self._max_profile_bytes
                 )
         except grpc.aio.AioRpcError as error:
+            self._note(error.code())
             raise _unavailable(error) from error
 
     async def watch(self, resume_after: str) -> AsyncGenerator[WatchEvent, None]:
@@ -253,12 +263,33 @@ class ChatService:
                 log.warning("no connection with the new membership certificates, the old ones stay for now")
                 await channel.close()
                 continue
-            old, self._pems = self._channel, pems
-            self._use(channel)
+            self._pems = pems
             log.info("membership certificates replaced")
-            for watch in tuple(self._watches):
-                watch.cancel()  # its reader resumes on the new channel
-            await old.close(grace=self._timeout_seconds)
+            await self._replace(channel)
+
+    def _note(self, code: grpc.StatusCode) -> None:
+        """How a call ended that did not end well."""
+        self._unanswered = self._unanswered + 1 if code is grpc.StatusCode.DEADLINE_EXCEEDED else 0
+        if self._unanswered >= _UNANSWERED_FOR_A_NEW_CONNECTION:
+            self._unanswered = 0
+            self._silent.set()
+
+    async def _replace_silent(self) -> None:
+        while True:
+            await self._silent.wait()
+            log.warning("the chat service does not answer, a new connection is tried")
+            channel = self._open(self._pems)
+            channel.get_state(try_to_connect=True)
+            await self._replace(channel)
+            self._silent.clear()
+
+    async def _replace(self, channel: grpc.aio.Channel) -> None:
+        """Ask over `channel` from now on; calls under way end on the old one."""
+        old = self._channel
+        self._use(channel)
+        for watch in tuple(self._watches):
+            watch.cancel()  # its reader resumes on the new channel
+        await old.close(grace=self._timeout_seconds)
 
 
 class _Counted:
