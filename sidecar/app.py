@@ -29,6 +29,7 @@ from sidecar.edge.handshake import Drain, Handshake
 from sidecar.edge.limits import HandshakeLimits
 from sidecar.edge.listener import listen, serve, signaling_app
 from sidecar.edge.live_page import add_live_page
+from sidecar.edge.lobby import OPS_PLACES, Lobby, places, raise_open_file_limit
 from sidecar.edge.ops import ops_app
 from sidecar.membership.chat_service import CODES, METHODS, ChatService, TlsFiles
 from sidecar.membership.directory import CACHE_RESULTS, Directory
@@ -47,8 +48,8 @@ from sidecar.transport.tick import Tick
 
 STOP_SECONDS = 1.0
 """What a second signal still gives the clients to read their close."""
-
-
+CROWD_SECONDS = 60.0
+"""How often it is told that a listener has more sockets than places."""
 BUS_START_SECONDS = 2.0
 """How long the listener waits for the bus, so that a room's first visitor finds it whole. It may also be down."""
 
@@ -265,13 +266,15 @@ class Sidecar:
     async def start(self) -> None:
         """Listen, load the keys, and begin to follow memberships. Needs no network: readiness waits for the keys."""
         settings, running = self.settings, self._running
-        signaling = running.enter_context(listen(settings.host, settings.port))
-        ops = running.enter_context(listen(settings.ops_host, settings.ops_port))
+        spare, backlog = places(open_files=raise_open_file_limit(), max_connections=settings.max_connections)
+        signaling = running.enter_context(listen(settings.host, settings.port, backlog=backlog))
+        ops = running.enter_context(listen(settings.ops_host, settings.ops_port, backlog=OPS_PLACES))
         running.push_async_callback(self._tracer.close)
         if settings.ops_page:
             self._history.start()
             running.push_async_callback(self._history.close)
-        running.callback((await serve(self.ops, ops)).close)
+        lobby = Lobby(places=OPS_PLACES, on_full=_warn_of_crowd(self._log, "ops", OPS_PLACES))
+        running.callback((await serve(self.ops, ops, backlog=OPS_PLACES, lobby=lobby)).close)
         await self._chat_service.start()
         running.push_async_callback(self._chat_service.close)
         await self._directory.start()
@@ -283,7 +286,8 @@ class Sidecar:
             running.push_async_callback(self._bus.close)
             await self._bus_settled(self._bus)
         running.push_async_callback(self.connections.close)
-        running.callback((await serve(self.signaling, signaling)).close)
+        lobby = Lobby(places=spare, on_full=_warn_of_crowd(self._log, "signaling", spare))
+        running.callback((await serve(self.signaling, signaling, backlog=backlog, lobby=lobby)).close)
         self._listening = True
         self.address, self.ops_address = _name(signaling), _name(ops)
         gc.freeze()  # what is here now stays: no collection need look at it again
@@ -378,6 +382,22 @@ def _warn_once(log: BoundLogger) -> Callable[[str], None]:
             log.warning(
                 "X-Forwarded-* from a peer that is not in SIDECAR_TRUSTED_PROXIES is ignored (said once)",
                 peer=peer,
+            )
+
+    return warn
+
+
+def _warn_of_crowd(log: BoundLogger, listener: str, places: int) -> Callable[[], None]:
+    warned_at = -CROWD_SECONDS
+
+    def warn() -> None:
+        nonlocal warned_at
+        if time.monotonic() - warned_at >= CROWD_SECONDS:
+            warned_at = time.monotonic()
+            log.warning(
+                "more sockets than places to wait for a request: those silent the longest are cut",
+                listener=listener,
+                places=places,
             )
 
     return warn
