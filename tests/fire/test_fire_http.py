@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 
 import pytest
 
+from sidecar.edge.lobby import FILES_OF_OUR_OWN, PLACES_AT_LEAST
 from tests.fire.raw import begin, dial, upgrade
-from tests.harness import guid
+from tests.harness import guid, until
 
 HEAD_SECONDS = 10
 LATEST_SECONDS = (
@@ -71,6 +73,50 @@ async def test_slow_silent_and_lingering_peers_are_cut_and_nobody_else_notices(w
     assert all(one.startswith(b"HTTP/1.1 408") or not one for one in answers[100:200])
     assert all(one.startswith(b"HTTP/1.1 404") for one in answers[200:300])
     assert all(one.startswith(b"HTTP/1.1 403") for one in answers[300:])
+
+
+async def test_silent_sockets_without_number_do_not_keep_others_out(start, chat, issuer):
+    """More of them than files may be open: those silent the longest make way."""
+    most = min(files for files in (*resource.getrlimit(resource.RLIMIT_NOFILE)[1:], 1 << 20) if files > 0)
+    room, account = guid(), guid()
+    chat.allow(room, account)
+    async with (
+        start(max_connections=most - FILES_OF_OUR_OWN) as sidecar,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        resource.prlimit(sidecar.process.pid, resource.RLIMIT_NOFILE, (250, most))
+        begun = await stack.enter_async_context(dial(sidecar))
+        begun.send(upgrade(room, issuer.token(account))[:-2])
+        silent = []
+        for _ in range(8):
+            silent += [await stack.enter_async_context(dial(sidecar)) for _ in range(50)]
+            async with dial(sidecar) as peer:
+                await begin(peer, room, issuer.token(account))
+                assert (await sidecar.ops("/livez")).status == 200
+        assert await begun.gone() == b""
+        for peer in silent[: len(silent) - PLACES_AT_LEAST]:
+            assert await peer.gone() == b""
+        assert not silent[-1].reader.at_eof()
+        await sidecar.logged(
+            "more sockets than places to wait for a request: those silent the longest are cut"
+        )
+
+
+async def test_a_handshake_that_is_judged_does_not_make_way_for_silent_sockets(start, chat, issuer):
+    most = min(files for files in (*resource.getrlimit(resource.RLIMIT_NOFILE)[1:], 1 << 20) if files > 0)
+    room, account = guid(), guid()
+    chat.allow(room, account)
+    chat.delay_seconds = 1.0
+    async with (
+        start(max_connections=most - FILES_OF_OUR_OWN) as sidecar,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        peer = await stack.enter_async_context(dial(sidecar))
+        judged = asyncio.create_task(begin(peer, room, issuer.token(account)))
+        await until(lambda: chat.calls["GetMembership"], "the handshake waits for the chat service")
+        silent = [await stack.enter_async_context(dial(sidecar)) for _ in range(3 * PLACES_AT_LEAST)]
+        assert await silent[0].gone() == b""
+        await judged
 
 
 @pytest.mark.parametrize(
