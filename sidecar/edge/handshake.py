@@ -379,7 +379,7 @@ def _argument(request: Request, name: str) -> str | None:
     """The first value of the query's `name` that is not empty."""
     for pair in request.query_string.split("&"):
         key, _, value = pair.partition("=")
-        if value and unquote_plus(key) == name:
+        if value and key == name:
             return unquote_plus(value)
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -37,12 +37,8 @@ _numbers = itertools.count()  # Sanic wants a name once per process; tests make 
 class _SilentSanic(Sanic[Config, SimpleNamespace]):
     """Sanic without its signals about requests: nobody listens, and to find that out anew is a fifth of a handshake."""
 
-    def dispatch(self, event: str, **arguments: Any) -> Coroutine[Any, Any, Any]:
-        return _nothing() if event.startswith("http.") else super().dispatch(event, **arguments)
-
-
-async def _nothing() -> None:
-    pass
+    async def dispatch(self, event: str, **arguments: Any) -> Any:
+        return None if event.startswith("http.") else await super().dispatch(event, **arguments)
 
 
 def new_app(name: str) -> App:

@@ -41,7 +41,7 @@ def switching_protocols(request: Request, *, select_bearer: bool) -> bytes:
 
 def _lists(lines: list[str], token: str) -> bool:
     """Whether comma-separated lists name `token`, in any letter case."""
-    return any(token == item.strip() for line in lines for item in line.lower().split(","))
+    return token in map(str.strip, ",".join(lines).lower().split(","))
 
 
 def _is_key(value: str) -> bool:
