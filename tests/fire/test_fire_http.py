@@ -7,11 +7,15 @@ import contextlib
 import resource
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sidecar.edge.lobby import FILES_OF_OUR_OWN, PLACES_AT_LEAST
+from sidecar.edge.lobby import BACKLOG, FILES_OF_OUR_OWN, PLACES_AT_LEAST, PLACES_AT_MOST, places
 from tests.fire.raw import begin, dial, upgrade
 from tests.harness import guid, until
 
+OPEN_FILES = min(files for files in (resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1 << 20) if files > 0)
+"""What the sidecar will allow itself; -1 is no limit."""
 HEAD_SECONDS = 10
 LATEST_SECONDS = (
     3 * HEAD_SECONDS
@@ -77,14 +81,13 @@ async def test_slow_silent_and_lingering_peers_are_cut_and_nobody_else_notices(w
 
 async def test_silent_sockets_without_number_do_not_keep_others_out(start, chat, issuer):
     """More of them than files may be open: those silent the longest make way."""
-    most = min(files for files in (*resource.getrlimit(resource.RLIMIT_NOFILE)[1:], 1 << 20) if files > 0)
     room, account = guid(), guid()
     chat.allow(room, account)
     async with (
-        start(max_connections=most - FILES_OF_OUR_OWN) as sidecar,
+        start(max_connections=OPEN_FILES - FILES_OF_OUR_OWN) as sidecar,
         contextlib.AsyncExitStack() as stack,
     ):
-        resource.prlimit(sidecar.process.pid, resource.RLIMIT_NOFILE, (250, most))
+        resource.prlimit(sidecar.process.pid, resource.RLIMIT_NOFILE, (250, OPEN_FILES))
         begun = await stack.enter_async_context(dial(sidecar))
         begun.send(upgrade(room, issuer.token(account))[:-2])
         silent = []
@@ -102,13 +105,32 @@ async def test_silent_sockets_without_number_do_not_keep_others_out(start, chat,
         )
 
 
+@given(open_files=st.integers(1024, 1 << 20), max_connections=st.integers(0, 1 << 20))
+def test_upgraded_and_waiting_sockets_fit_into_the_open_files_together(open_files, max_connections):
+    waiting, backlog = places(open_files=open_files, max_connections=max_connections)
+    assert PLACES_AT_LEAST <= waiting <= PLACES_AT_MOST
+    assert PLACES_AT_LEAST <= backlog <= BACKLOG
+    if max_connections <= open_files - FILES_OF_OUR_OWN - 2 * PLACES_AT_LEAST:
+        assert max_connections + waiting + backlog <= open_files - FILES_OF_OUR_OWN
+
+
+async def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(start):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        async with start() as sidecar:
+            raised, _ = resource.prlimit(sidecar.process.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert raised == OPEN_FILES
+
+
 async def test_a_handshake_that_is_judged_does_not_make_way_for_silent_sockets(start, chat, issuer):
-    most = min(files for files in (*resource.getrlimit(resource.RLIMIT_NOFILE)[1:], 1 << 20) if files > 0)
     room, account = guid(), guid()
     chat.allow(room, account)
     chat.delay_seconds = 1.0
     async with (
-        start(max_connections=most - FILES_OF_OUR_OWN) as sidecar,
+        start(max_connections=OPEN_FILES - FILES_OF_OUR_OWN) as sidecar,
         contextlib.AsyncExitStack() as stack,
     ):
         peer = await stack.enter_async_context(dial(sidecar))
