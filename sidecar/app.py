@@ -154,7 +154,7 @@ class Sidecar:
         )
         self._drain = Drain(on_begin=metrics.draining)
         handshake = Handshake(
-            proxies=Proxies(trusted=settings.trusted_proxies, on_untrusted_header=_warn_once(log)),
+            proxies=Proxies(trusted=settings.trusted_proxies, on_untrusted_header=_proxy_warning(log)),
             allowed_origins=settings.allowed_origins,
             default_dialect=Dialect(settings.wire_dialect),
             max_connections=settings.max_connections,
@@ -266,14 +266,16 @@ class Sidecar:
     async def start(self) -> None:
         """Listen, load the keys, and begin to follow memberships. Needs no network: readiness waits for the keys."""
         settings, running = self.settings, self._running
-        spare, backlog = places(open_files=raise_open_file_limit(), max_connections=settings.max_connections)
+        sockets, backlog = places(
+            open_files=raise_open_file_limit(), max_connections=settings.max_connections
+        )
         signaling = running.enter_context(listen(settings.host, settings.port, backlog=backlog))
         ops = running.enter_context(listen(settings.ops_host, settings.ops_port, backlog=OPS_PLACES))
         running.push_async_callback(self._tracer.close)
         if settings.ops_page:
             self._history.start()
             running.push_async_callback(self._history.close)
-        lobby = Lobby(places=OPS_PLACES, on_full=_warn_of_crowd(self._log, "ops", OPS_PLACES))
+        lobby = Lobby(places=OPS_PLACES, upgraded=lambda: 0, on_full=_crowd_warning(self._log, "ops"))
         running.callback((await serve(self.ops, ops, backlog=OPS_PLACES, lobby=lobby)).close)
         await self._chat_service.start()
         running.push_async_callback(self._chat_service.close)
@@ -286,7 +288,11 @@ class Sidecar:
             running.push_async_callback(self._bus.close)
             await self._bus_settled(self._bus)
         running.push_async_callback(self.connections.close)
-        lobby = Lobby(places=spare, on_full=_warn_of_crowd(self._log, "signaling", spare))
+        lobby = Lobby(
+            places=sockets,
+            upgraded=lambda: len(self.connections.by_id),
+            on_full=_crowd_warning(self._log, "signaling"),
+        )
         running.callback((await serve(self.signaling, signaling, backlog=backlog, lobby=lobby)).close)
         self._listening = True
         self.address, self.ops_address = _name(signaling), _name(ops)
@@ -372,7 +378,7 @@ def _membership_tls(settings: Settings) -> TlsFiles | None:
     return files if any((files.ca, files.cert, files.server_name)) else None
 
 
-def _warn_once(log: BoundLogger) -> Callable[[str], None]:
+def _proxy_warning(log: BoundLogger) -> Callable[[str], None]:
     warned = False
 
     def warn(peer: str) -> None:
@@ -387,18 +393,14 @@ def _warn_once(log: BoundLogger) -> Callable[[str], None]:
     return warn
 
 
-def _warn_of_crowd(log: BoundLogger, listener: str, places: int) -> Callable[[], None]:
+def _crowd_warning(log: BoundLogger, listener: str) -> Callable[[], None]:
     warned_at = -CROWD_SECONDS
 
     def warn() -> None:
         nonlocal warned_at
         if time.monotonic() - warned_at >= CROWD_SECONDS:
             warned_at = time.monotonic()
-            log.warning(
-                "more sockets than places to wait for a request: those silent the longest are cut",
-                listener=listener,
-                places=places,
-            )
+            log.warning("too many sockets: those silent the longest are cut", listener=listener)
 
     return warn
 

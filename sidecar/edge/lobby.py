@@ -13,9 +13,9 @@ FILES_AT_MOST = 1 << 20
 FILES_OF_OUR_OWN = 64
 """Left to all that is neither upgraded nor about to be: listeners, gRPC, the bus, files read anew."""
 BACKLOG = 4096
-PLACES_AT_MOST = 2 * BACKLOG
-"""A whole backlog is accepted in one turn of the loop, before a byte of it is read: more than that must fit."""
-PLACES_AT_LEAST = 64
+WAITING = 2 * BACKLOG
+"""Sockets that may wait beside all that may be upgraded: a backlog is accepted in one turn of the loop, unread."""
+WAITING_AT_LEAST = BACKLOG_AT_LEAST = 64
 OPS_PLACES = 32
 
 
@@ -29,29 +29,29 @@ def raise_open_file_limit() -> int:
 
 
 def places(*, open_files: int, max_connections: int) -> tuple[int, int]:
-    """How many sockets may wait for their upgrade, and how many more in the kernel to be accepted.
+    """How many sockets there may be, upgraded or not, and how many more in the kernel to be accepted.
 
-    Both together fit beside `max_connections` upgraded ones; where that is no limit (0), into a quarter of all.
+    All of them fit into the open files; without a limit on connections (0) nothing but that counts.
     """
-    spare = open_files - FILES_OF_OUR_OWN - (max_connections or open_files * 3 // 4)
-    backlog = min(BACKLOG, max(PLACES_AT_LEAST, spare // 2))
-    return min(PLACES_AT_MOST, max(PLACES_AT_LEAST, spare - backlog)), backlog
+    spare = open_files - FILES_OF_OUR_OWN - max_connections
+    backlog = min(BACKLOG, max(BACKLOG_AT_LEAST, spare // 2))
+    fitting = open_files - FILES_OF_OUR_OWN - backlog
+    wanted = max_connections + WAITING if max_connections else fitting
+    return max(max_connections + WAITING_AT_LEAST, min(wanted, fitting)), backlog
 
 
 class Lobby:
     """The set in which Sanic keeps the connections of a listener until they are upgraded, with an order and a bound.
 
-    Whoever comes when it is full takes the place of the one that has been here longest without a request; where all
-    others are being answered, there is none for them.
+    Whoever comes when there is no place left takes that of the one that has been here longest without a request; where
+    all others are being answered, there is none for them. Those upgraded take places too, and keep them.
     """
 
-    def __init__(self, *, places: int, on_full: Callable[[], None]) -> None:
+    def __init__(self, *, places: int, upgraded: Callable[[], int], on_full: Callable[[], None]) -> None:
         self._places = places
+        self._upgraded = upgraded
         self._on_full = on_full
         self._here: OrderedDict[HttpProtocol, None] = OrderedDict()  # those looked at in vain stand last
-
-    def __len__(self) -> int:
-        return len(self._here)
 
     def add(self, connection: HttpProtocol) -> None:
         self._here[connection] = None
@@ -61,7 +61,7 @@ class Lobby:
 
     def make_room(self) -> None:
         """Cut one connection if there are too many."""
-        if len(self._here) <= self._places:
+        if len(self._here) + self._upgraded() <= self._places:
             return
         self._on_full()
         for _ in range(len(self._here)):
