@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from typing import ParamSpec
 
 from structlog.stdlib import BoundLogger
 
@@ -45,6 +47,8 @@ from sidecar.signaling.replies import IceServer
 from sidecar.transport.connection import CLOSE_SECONDS
 from sidecar.transport.connections import Connections, Limits
 from sidecar.transport.tick import Tick
+
+P = ParamSpec("P")
 
 STOP_SECONDS = 1.0
 """What a second signal still gives the clients to read their close."""
@@ -154,7 +158,9 @@ class Sidecar:
         )
         self._drain = Drain(on_begin=metrics.draining)
         handshake = Handshake(
-            proxies=Proxies(trusted=settings.trusted_proxies, on_untrusted_header=_proxy_warning(log)),
+            proxies=Proxies(
+                trusted=settings.trusted_proxies, on_untrusted_header=_untrusted_header_warning(log)
+            ),
             allowed_origins=settings.allowed_origins,
             default_dialect=Dialect(settings.wire_dialect),
             max_connections=settings.max_connections,
@@ -378,31 +384,28 @@ def _membership_tls(settings: Settings) -> TlsFiles | None:
     return files if any((files.ca, files.cert, files.server_name)) else None
 
 
-def _proxy_warning(log: BoundLogger) -> Callable[[str], None]:
-    warned = False
-
-    def warn(peer: str) -> None:
-        nonlocal warned
-        if not warned:
-            warned = True
-            log.warning(
-                "X-Forwarded-* from a peer that is not in SIDECAR_TRUSTED_PROXIES is ignored (said once)",
-                peer=peer,
-            )
-
-    return warn
+def _untrusted_header_warning(log: BoundLogger) -> Callable[[str], None]:
+    message = "X-Forwarded-* from a peer that is not in SIDECAR_TRUSTED_PROXIES is ignored (said once)"
+    return _seldom(lambda peer: log.warning(message, peer=peer), seconds=math.inf)
 
 
 def _crowd_warning(log: BoundLogger, listener: str) -> Callable[[], None]:
-    warned_at = -CROWD_SECONDS
+    message = "too many sockets: those silent the longest are cut"
+    return _seldom(lambda: log.warning(message, listener=listener), seconds=CROWD_SECONDS)
 
-    def warn() -> None:
-        nonlocal warned_at
-        if time.monotonic() - warned_at >= CROWD_SECONDS:
-            warned_at = time.monotonic()
-            log.warning("too many sockets: those silent the longest are cut", listener=listener)
 
-    return warn
+def _seldom(tell: Callable[P, object], *, seconds: float) -> Callable[P, None]:
+    """`tell`, but not again within so many seconds."""
+    next_at = -math.inf
+
+    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+        nonlocal next_at
+        now = time.monotonic()
+        if now >= next_at:
+            next_at = now + seconds
+            tell(*args, **kwargs)
+
+    return told
 
 
 def _name(sock: socket.socket) -> str:
