@@ -174,6 +174,14 @@ class Link:
         view = self.views.get(origin)
         return (self.room_id, 0, 0) if view is None else (self.room_id, view.epoch, view.seq)
 
+    def believed(self) -> list[str]:
+        """Whose people are here, as far as is known."""
+        return [origin for origin, view in self.views.items() if view.here]
+
+    def is_hidden(self, origin: str) -> bool:
+        """Whether its people are not shown, because it was lost."""
+        return self.views[origin].hidden
+
     def answer(self, asker: str, epoch: int, seq: int) -> None:
         """Tell `asker` what happened here since entry `seq`: the entries, or if they are gone, who is here."""
         entries = self._pages.after(seq) if epoch == self.epoch and seq <= self._pages.last else None
@@ -184,6 +192,11 @@ class Link:
             if not self._post.to_replica(asker, self.room_id, entry):
                 return  # it will ask again
         self._post.to_replica(asker, self.room_id, self._mark())
+
+    def check(self, asker: str, epoch: int, seq: int) -> None:
+        """Tell `asker` how far this replica is, if it knows otherwise."""
+        if (epoch, seq) != (self.epoch, self._pages.last):
+            self._post.to_replica(asker, self.room_id, self._mark())
 
     def _tell_state(self, asker: str) -> None:
         others = [origin for origin, view in self.views.items() if view.here and not view.hidden]

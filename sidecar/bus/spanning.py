@@ -11,6 +11,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from typing import Protocol
 
 import structlog
@@ -32,6 +33,8 @@ ROOMS_PER_SLICE = 100
 ROOMS_PER_QUESTION = 1000
 REMEMBERED_SECONDS = 600.0
 """How long a silent replica's numbers stay known: if it was only cut off, what it said meanwhile is a gap to count."""
+CHECKED_SECONDS = 30.0
+"""How long what is believed of another replica in a room may go without its word that it is still so."""
 BEATS_PER_TIMEOUT = 3
 LOOKS_PER_BEAT = 2
 
@@ -87,6 +90,7 @@ class SpanningBus:
         self._links: dict[str, Link] = {}
         self._closed: deque[tuple[float, Link]] = deque()
         self._unmarked: dict[str, Link] = {}
+        self._unchecked: list[str] = []
         self._settling: dict[str, asyncio.Event] = {}
         self._beats = 0
         self._looks = 0
@@ -197,6 +201,7 @@ class SpanningBus:
     def on_connected(self) -> Iterator[None]:
         """The bus is there (again). The rest of the work, making up for what was missed, goes on with the iterator."""
         self.replicas.excuse()
+        self._beats += 1  # one that nobody heard: the others ask what they missed
         self.carrier.subscribe(self._me_prefix + "*")
         self.carrier.subscribe(self._beat_subject)
         self.beat()
@@ -264,7 +269,7 @@ class SpanningBus:
         for room_id, epoch, seq in ask.rooms:
             link = self._links.get(room_id)
             if link is not None:
-                link.answer(ask.origin, epoch, seq)
+                (link.check if ask.checking else link.answer)(ask.origin, epoch, seq)
                 if link.room is not None and ask.origin not in link.views:
                     link.ask(ask.origin)  # it has the room open, which this replica did not know
             elif epoch and canonical_guid(room_id) == room_id:
@@ -324,6 +329,7 @@ class SpanningBus:
         if not self.carrier.connected:
             return
         self.replicas.judge()
+        self._check_some()
         self._looks += 1
         if self._looks % LOOKS_PER_BEAT == 0:
             unmarked, self._unmarked = self._unmarked, {}
@@ -334,6 +340,30 @@ class SpanningBus:
             for link in self._links.values():
                 if link.incomplete:
                     link.ask_again()
+
+    def _check_some(self) -> None:
+        """Ask others whether what is known of them still holds: in each look some rooms, within the time all.
+
+        What is lost shows by its number, but nothing has a number that comes after the last of it was lost.
+        """
+        questions: dict[str, list[tuple[str, int, int]]] = {}
+        if not self._unchecked:
+            self._unchecked = list(self._links)
+        share = ceil(len(self._links) * self.look_seconds / CHECKED_SECONDS)
+        for _ in range(min(share, len(self._unchecked))):
+            link = self._links.get(self._unchecked.pop())
+            if link is None:
+                continue
+            for origin in link.believed():
+                if self.replicas.is_lost(origin):
+                    continue
+                if link.is_hidden(origin):
+                    link.ask(origin)  # it is back, and what was asked of it then was lost
+                else:
+                    questions.setdefault(origin, []).append(link.known_of(origin))
+        for origin, rooms in questions.items():
+            question = wire.Ask(self.me, rooms, checking=True)
+            self._send(f"{self._node_prefix}{origin}.all", wire.encode(question))
 
     def beat(self, *, leaving: bool = False) -> None:
         """Tell the others that this replica lives, or that it is about to end."""

@@ -90,6 +90,8 @@ class Ask(_Message, tag=6):
     """A question to one replica: what happened in these rooms after (room, epoch, seq)? 0, 0: nothing is known."""
 
     rooms: list[tuple[str, int, int]]
+    checking: bool = False
+    """Most likely nothing did: about what did, a `Mark` will do, and about the rest no answer."""
 
 
 class Here(msgspec.Struct, array_like=True, gc=False):
