@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import structlog
 from nats import errors
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -143,6 +143,7 @@ class NatsBus:
 
     async def _stay_connected(self) -> None:
         wait = FIRST_RETRY_SECONDS
+        discovered: Sequence[Srv] = ()
         while True:
             client = RoomClient(
                 subjects=f"{self._prefix}.".encode(),
@@ -156,6 +157,7 @@ class NatsBus:
                     self._access,
                     name=f"sphere-sidecar {self._rooms.me}",
                     inbox_prefix=f"_INBOX.{self._prefix}",
+                    discovered=discovered,
                 )
                 wait = FIRST_RETRY_SECONDS
                 await self._serve(client)
@@ -164,6 +166,7 @@ class NatsBus:
             finally:
                 self._disconnect()
                 self.tried.set()
+                discovered = client.discovered or discovered
                 await client.shut()
             await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - spreads load
             wait = min(wait * 2, LAST_RETRY_SECONDS)
