@@ -7,7 +7,7 @@ is asked for, and what is no longer kept is replaced by the state it led to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import structlog
@@ -59,16 +59,23 @@ class Observer(Protocol):
         """Entries are lost for good."""
 
 
+Heard = Mapping[str, tuple[int, int]]
+"""By origin: epoch and number of its last entry taken in."""
+NOTHING: Heard = {}
+
+
 class View:
     """What is known here of one other replica's side of a room."""
 
-    __slots__ = ("asked_at", "epoch", "held", "here", "hidden", "parts", "seq", "unsaid")
+    __slots__ = ("asked_at", "end", "epoch", "held", "here", "hidden", "parts", "seq", "unsaid")
 
     def __init__(self) -> None:
         self.epoch = 0
         """When the other opened the room, in its own count; 0: nothing is known yet."""
         self.seq = 0
         """Its last entry taken in."""
+        self.end = (0, 0)
+        """Epoch and number of the last entry that anyone spoke of."""
         self.here: dict[str, Presence] = {}
         self.held: dict[int, wire.Entry] = {}
         """Entries that came before an earlier one did."""
@@ -166,8 +173,8 @@ class Link:
         self.unmarked = False
         return self._mark()
 
-    def _mark(self) -> bytes:
-        return wire.encode(wire.Mark(self._me, self.room_id, self.epoch, self._pages.last))
+    def _mark(self, heard: Heard = NOTHING) -> bytes:
+        return wire.encode(wire.Mark(self._me, self.room_id, self.epoch, self._pages.last, dict(heard)))
 
     def known_of(self, origin: str) -> tuple[str, int, int]:
         """What to ask `origin` by: the room, and the last that is known of it."""
@@ -182,23 +189,31 @@ class Link:
         """Whether its people are not shown, because it was lost."""
         return self.views[origin].hidden
 
-    def answer(self, asker: str, epoch: int, seq: int) -> None:
-        """Tell `asker` what happened here since entry `seq`: the entries, or if they are gone, who is here."""
+    def answer(self, asker: str, epoch: int, seq: int, *, have: Heard = NOTHING) -> None:
+        """Tell `asker` what happened here since entry `seq`: the entries, or if they are gone, who is here.
+
+        And how far others are whom it knows less of than `have`: should they have died, nobody else can tell.
+        """
+        heard = {
+            origin: (view.epoch, view.seq)
+            for origin, view in self.views.items()
+            if origin in have and (view.epoch, view.seq) > have[origin]
+        }
         entries = self._pages.after(seq) if epoch == self.epoch and seq <= self._pages.last else None
         if entries is None:
-            self._tell_state(asker)
+            self._tell_state(asker, heard)
             return
         for entry in entries:
             if not self._post.to_replica(asker, self.room_id, entry):
                 return  # it will ask again
-        self._post.to_replica(asker, self.room_id, self._mark())
+        self._post.to_replica(asker, self.room_id, self._mark(heard))
 
     def check(self, asker: str, epoch: int, seq: int) -> None:
         """Tell `asker` how far this replica is, if it knows otherwise."""
         if (epoch, seq) != (self.epoch, self._pages.last):
             self._post.to_replica(asker, self.room_id, self._mark())
 
-    def _tell_state(self, asker: str) -> None:
+    def _tell_state(self, asker: str, heard: Heard) -> None:
         others = [origin for origin, view in self.views.items() if view.here and not view.hidden]
         here = [wire.here(member) for member in self.room.members.values()] if self.room else []
         parts: list[list[wire.Here]] = [[]]
@@ -220,6 +235,7 @@ class Link:
                 last,
                 part,
                 others if last else [],
+                dict(heard) if last else {},
             )
             if not self._post.to_replica(asker, self.room_id, wire.encode(state)):
                 return
@@ -261,6 +277,7 @@ class Link:
         if entry.seq <= view.seq:
             self._observer.dropped("duplicate")
         elif entry.seq > view.seq + 1:
+            view.end = max(view.end, (entry.epoch, entry.seq))
             if len(view.held) < MAX_HELD:
                 view.held[entry.seq] = entry
             self.ask(entry.origin)
@@ -273,10 +290,13 @@ class Link:
         view = self.views.get(mark.origin)
         if view is None:
             view = self.views[mark.origin] = View()
+        if isinstance(mark, wire.Mark):
+            self._note(mark.heard)
         if mark.epoch > view.epoch and mark.seq == 0:
             self._begin(view, mark)
         if mark.epoch != view.epoch or mark.seq > view.seq:
             if mark.epoch >= view.epoch:
+                view.end = max(view.end, (mark.epoch, mark.seq))
                 self.ask(mark.origin)
             return
         self._complete(view, mark.origin)
@@ -302,7 +322,15 @@ class Link:
         self._replace(view, state, [one for part in parts for one in part.here])
         self._take_in_held(view, state.origin)
         self._complete(view, state.origin)
+        self._note(state.heard)
         self._on_answer(state)
+
+    def _note(self, heard: Heard) -> None:
+        """Another replica knows how far these were."""
+        for origin, last in heard.items():
+            view = self.views.get(origin)
+            if view is not None:
+                view.end = max(view.end, last)
 
     def lost(self, origin: str) -> None:
         """A replica is gone: so are its people."""
@@ -320,19 +348,24 @@ class Link:
             self._on_answer_of(origin)
 
     def forget(self, origin: str) -> None:
-        self.views.pop(origin, None)
+        """It will not come back."""
+        view = self.views.pop(origin, None)
         self.incomplete.discard(origin)
+        if view is not None and view.hidden and view.end > (view.epoch, view.seq):
+            self._count_gap(view, origin, *view.end)
 
     def forget_all(self) -> None:
         """Nobody is here any more: what others do is not heard from now on."""
-        self.views.clear()
-        self.incomplete.clear()
+        for origin in list(self.views):
+            self.forget(origin)
 
     def _begin(self, view: View, first: wire.Entry | wire.Mark | wire.Hello) -> None:
         """The other has opened the room anew."""
-        if view.here and self.room is not None and not view.hidden:
-            for connection_id in view.here:
-                self.room.vanish(connection_id)
+        if view.here:  # how the last of them left was not heard, and who knows what else
+            self._count_gap(view, first.origin, first.epoch, first.seq)
+            if self.room is not None and not view.hidden:
+                for connection_id in view.here:
+                    self.room.vanish(connection_id)
         view.here = {}
         view.held.clear()
         view.epoch, view.seq = first.epoch, 0
@@ -430,9 +463,7 @@ class Link:
 
     def _replace(self, view: View, state: wire.State, here: list[wire.Here]) -> None:
         if view.epoch and (state.epoch, state.seq) != (view.epoch, view.seq):
-            missed = state.seq - view.seq if state.epoch == view.epoch else None
-            self._observer.gap()
-            log.warning("bus gap", room=self.room_id, replica=state.origin, entries=missed)
+            self._count_gap(view, state.origin, state.epoch, state.seq)
         view.epoch, view.seq = state.epoch, state.seq
         view.unsaid = []
         staying = {one.connection for one in here}
@@ -442,6 +473,12 @@ class Link:
                 self.room.vanish(connection_id)
         for one in here:
             self._appear(view, one, state.origin)
+
+    def _count_gap(self, view: View, origin: str, epoch: int, seq: int) -> None:
+        """What `origin` said up to entry `seq` will not come."""
+        self._observer.gap()
+        missed = seq - view.seq if epoch == view.epoch else None
+        log.warning("bus gap", room=self.room_id, replica=origin, entries=missed)
 
     # The first answers
 

@@ -261,7 +261,7 @@ class SpanningBus:
             case wire.Hello():
                 link.on_mark(message)
                 epoch, seq = message.have.get(self.me, (0, 0))
-                link.answer(message.origin, epoch, seq)
+                link.answer(message.origin, epoch, seq, have=message.have)
             case wire.State():
                 link.on_state(message)
 

@@ -74,6 +74,8 @@ class Mark(_Message, tag=4):
     room: str
     epoch: int
     seq: int
+    heard: dict[str, tuple[int, int]] = {}
+    """To a `Hello`: the epoch and seq of others, where they are beyond what the asker has."""
 
 
 class Hello(_Message, tag=5):
@@ -115,6 +117,8 @@ class State(_Message, tag=7):
     here: list[Here]
     others: list[str]
     """Replicas that have people in the room too, as the origin knows it."""
+    heard: dict[str, tuple[int, int]] = {}
+    """As in a `Mark`."""
 
 
 class Beat(_Message, tag=8):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
+from sidecar.bus.spanning import REMEMBERED_SECONDS
 from tests.bus.test_bus_model import ACCOUNTS, ROOM, Network
 
 STEP_SECONDS = 1.0
@@ -61,6 +62,32 @@ def test_of_a_cut_longer_than_is_kept_the_gap_is_counted_and_logged_once_on_each
     alice.say("offer", "on we go")
     network.settle(1)
     assert bob.data()[-1] == "on we go"
+
+
+@pytest.mark.parametrize("said", [0, 5])
+def test_what_a_replica_said_before_it_died_while_others_were_cut_off_is_a_gap_if_anyone_heard_it(
+    network, said
+):
+    alice, bob = people(network)
+    cut_off, dies, hears = network.replicas
+    hears.join(ACCOUNTS[2])
+    network.settle(2)
+    cut_off.disconnect()
+    network.settle(2)
+    for number in range(said):
+        bob.say("offer", number)
+    network.settle(1)
+    dies.disconnect()
+    cut_off.connect()
+    network.settle(20)
+    (carol,) = hears.people.values()
+    assert alice.sees() == {carol.account: {carol.connection}}
+    with capture_logs() as log:
+        network.settle(REMEMBERED_SECONDS)
+    gaps = [(line["replica"], line["entries"]) for line in log if line["event"] == "bus gap"]
+    assert gaps == ([(dies.bus.me, said)] if said else [])
+    assert cut_off.noted.gaps == len(gaps)
+    assert carol.data() == list(range(said))
 
 
 def test_the_last_to_leave_a_room_while_cut_off_is_gone_though_its_replica_has_forgotten_the_room(network):
