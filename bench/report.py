@@ -90,7 +90,7 @@ def _machine(results: Results, rounds: int, seconds: float) -> Iterator[str]:
     yield "Written by `make bench`; do not edit.\n"
     yield f"- machine: {model}, {os.cpu_count()} CPUs, Linux {platform.release()}; server on one, load on the other"
     yield f"- Python {platform.python_version()}, {packages}; Node {node}"
-    yield f"- {rounds} rounds (memory: one), {seconds:g} s measured per run, medians; 1 KB messages if nothing else is said"
+    yield f"- {rounds} rounds (memory: one), {seconds:g} s measured per run, medians; 1 KB messages but where said"
     if loads:
         yield f"- load average while measuring: {min(loads):.1f} to {max(loads):.1f} (a run by itself makes 2)"
     yield "- `×` is how many times ours; the sidecar authenticates, limits, counts and logs, the peers do none of it"
@@ -140,7 +140,7 @@ def _growth(results: Results) -> Iterator[str]:
     if not rows:
         return
     yield "\n## As rooms and connections grow: CPU seconds per million deliveries\n"
-    yield "Rooms of 3; 24k deliveries/s spread over so many of them. Upkeep is what the connections cost without any"
+    yield "Rooms of 3; 40k deliveries/s spread over so many of them. Upkeep is what the connections cost without any"
     yield "message, measured by itself on the same ones and taken off the others.\n"
     yield "| | 10 rooms speak | 100 | 1,000 | all | upkeep, cores |"
     yield "|---|---:|---:|---:|---:|---:|"

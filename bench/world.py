@@ -32,6 +32,7 @@ class World:
 
     directory: Path
     chat_port: int = 0
+    chat_pid: int = 0
 
     @property
     def loadgen(self) -> Path:
@@ -95,11 +96,13 @@ class World:
             yield account, token
 
     @contextlib.contextmanager
-    def chat_service(self) -> Iterator[None]:
+    def chat_service(self, *, pinned: bool = True) -> Iterator[None]:
+        """One that says yes to everybody; beside the generator, or wherever the kernel puts it."""
+        where = ["taskset", "-c", LOAD_CORE] if pinned else []
         process = subprocess.Popen(
-            ["taskset", "-c", LOAD_CORE, sys.executable, "-m", "bench.chat_service"],
-            cwd=ROOT, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [*where, sys.executable, "-m", "bench.chat_service"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        self.chat_pid = process.pid
         try:
             assert process.stdout is not None
             self.chat_port = int(process.stdout.readline())
