@@ -50,14 +50,17 @@ class Costs:
 
 @dataclass(eq=False)
 class Process:
-    """Work in CPU seconds, in order, each with what follows it."""
+    """Work in CPU seconds, in order, each with what follows it.
+
+    What was begun is finished before what has not been: the others wait in the kernel until they are accepted.
+    """
 
     machine: Machine
     work: deque[tuple[float, Callable[[], None]]] = field(default_factory=deque)
 
-    def do(self, seconds: float, then: Callable[[], None]) -> None:
+    def do(self, seconds: float, then: Callable[[], None], *, begun: bool = False) -> None:
         self.machine.advance()
-        self.work.append((seconds, then))
+        self.work.insert(1 if begun else len(self.work), (seconds, then))
         self.machine.plan()
 
 
@@ -167,8 +170,12 @@ class Fleet:
                 return
             clients, chat, nats = self._others
 
+            def joined() -> None:
+                nats.do(self.costs.join, lambda: None)
+                entered()
+
             def answered() -> None:
-                sidecar.do(half, lambda: (nats.do(self.costs.join, lambda: None), entered())[1])
+                sidecar.do(half, joined, begun=True)
 
             clients.do(
                 self.costs.client, lambda: sidecar.do(half, lambda: chat.do(self.costs.answer, answered))
@@ -182,7 +189,7 @@ class Fleet:
 
 
 def node_lost(lost: int, replicas: int, *, costs: Costs, cores: float | None = None) -> Away:
-    """One of `replicas` is gone at once with its `lost` connections; they come back with the bundled client's backoff."""
+    """One of `replicas` is gone at once with its `lost` connections; they come back as the bundled client does."""
     fleet = Fleet(replicas, costs=costs, cores=cores)
     fleet.ready.pop()
     for _ in range(lost):
