@@ -104,6 +104,10 @@ class CpuSeconds:
     nats: float
     clients: float
 
+    @property
+    def total(self) -> float:
+        return sum(self.sidecars) + self.chat + self.nats + self.clients
+
     def since(self, before: CpuSeconds) -> CpuSeconds:
         return CpuSeconds(
             sidecars=[now - was for now, was in zip(self.sidecars, before.sidecars, strict=True)],
@@ -139,10 +143,11 @@ async def _stories(world: World, bus: Bus) -> list[str]:
         _row("hot room: cores of NATS", used.nats / HOT_SECONDS, nats),
     ]
     async with Fleet(world, bus) as fleet:
-        costs, away = await _lose_a_full_one(fleet, costs)
-    rows += _beside(
-        "a full replica lost", away, simulation.node_lost(FULL, REPLICAS, costs=costs, cores=cores)
-    )
+        costs, away, busy = await _lose_a_full_one(fleet, costs)
+    computed = simulation.node_lost(FULL, REPLICAS, costs=costs, cores=cores)
+    work = FULL * (costs.accept + costs.answer + costs.client + costs.join)
+    rows += _beside("a full replica lost", away, computed)
+    rows.append(_row("a full replica lost: cores used meanwhile", busy / away.last, work / computed.last))
     async with Fleet(world, bus) as fleet:
         away = await _restart_each(fleet)
     rows += _beside(
@@ -198,8 +203,8 @@ async def _say(fleet: Fleet, *, people: int, one_replica: bool) -> tuple[CpuSeco
         return fleet.cpu().since(before), said
 
 
-async def _lose_a_full_one(fleet: Fleet, costs: Costs) -> tuple[Costs, Away]:
-    """What an accept costs comes from those who enter the two others before."""
+async def _lose_a_full_one(fleet: Fleet, costs: Costs) -> tuple[Costs, Away, float]:
+    """And the CPU seconds it took. What an accept costs comes from those who enter the two others before."""
     async with fleet.people(OTHERS + FULL, room_size=2) as people:
         full, *left = fleet.ports
         people.ports = left
@@ -209,17 +214,20 @@ async def _lose_a_full_one(fleet: Fleet, costs: Costs) -> tuple[Costs, Away]:
         await people.enter(people.everybody[OTHERS:], port=full)
         await asyncio.sleep(CALM_SECONDS)
         people.entries.clear()
-        lost_at = monotonic()
-        fleet.sidecars[0].process.kill()
+        lost = fleet.sidecars.pop(0)
+        calm, lost_at = fleet.cpu(), monotonic()
+        lost.process.kill()
         await until(lambda: len(people.entries) >= FULL, "all are back", DEADLINE_SECONDS)
+        busy = fleet.cpu().since(calm).total
         away = _away(people, lost_at, lost_at)
-    return replace(
+    accepted = replace(
         costs,
         accept=sum(used.sidecars) / OTHERS,
         answer=used.chat / OTHERS,
         client=used.clients / OTHERS,
         join=used.nats / OTHERS,
-    ), away
+    )
+    return accepted, away, busy
 
 
 async def _restart_each(fleet: Fleet) -> Away:
