@@ -1,7 +1,7 @@
 """Three whole sidecars on one NATS, beside the simulation: a full one is lost, each is restarted, a room is hot.
 
 Unit costs are taken a moment before on the same fleet: what accepts cost while the first people enter, and what
-messages cost in rooms of 6 and 60 of which one replica's people speak. Clients and chat service share the cores.
+messages cost in rooms of 6 and 60 at the same rate. Clients and chat service share the cores.
 """
 
 from __future__ import annotations
@@ -173,20 +173,26 @@ async def _stories(world: World, bus: Bus) -> list[str]:
 
 
 async def _message_costs(fleet: Fleet, costs: Costs) -> Costs:
-    """From what two rooms cost of which one replica's people speak; what differs between them are deliveries."""
-    small, large = SMALL_ROOM // REPLICAS, LARGE_ROOM // REPLICAS
-    used_small, said_small = await _say(fleet, people=SMALL_ROOM, one_replica=True)
-    used_large, said_large = await _say(fleet, people=LARGE_ROOM, one_replica=True)
-    in_small = [seconds / said_small for seconds in used_small.sidecars]
-    in_large = [seconds / said_large for seconds in used_large.sidecars]
-    more = sum(b - a for a, b in zip(in_small, in_large, strict=True))
-    deliver = more / REPLICAS / (large - small)
+    """From two rooms in which everybody speaks: they differ in deliveries alone.
+
+    A third, in which one replica's people speak, says how the rest divides into saying and taking in.
+    """
+    small, said_small = await _say(fleet, people=SMALL_ROOM, one_replica=False)
+    large, said_large = await _say(fleet, people=LARGE_ROOM, one_replica=False)
+    one, said_one = await _say(fleet, people=SMALL_ROOM, one_replica=True)
+    in_small, in_large = sum(small.sidecars) / said_small, sum(large.sidecars) / said_large
+    deliver = (in_large - in_small) / (LARGE_ROOM - SMALL_ROOM)
+    message = in_small - deliver * (SMALL_ROOM - 1)
+    here = SMALL_ROOM // REPLICAS
+    say = one.sidecars[0] / said_one - deliver * (here - 1)
+    take = sum(one.sidecars[1:]) / (REPLICAS - 1) / said_one - deliver * here
+    share = message / (say + (REPLICAS - 1) * take)
     return replace(
         costs,
         deliver=deliver,
-        say=in_small[0] - deliver * (small - 1),
-        take=sum(in_small[1:]) / (REPLICAS - 1) - deliver * small,
-        pass_on=(used_small.nats + used_large.nats) / (said_small + said_large) / (REPLICAS - 1),
+        say=say * share,
+        take=take * share,
+        pass_on=large.nats / said_large / (REPLICAS - 1),
     )
 
 
