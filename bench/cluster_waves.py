@@ -7,120 +7,28 @@ messages cost in rooms of 6 and 60 at the same rate. Clients and chat service sh
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import random
-import resource
 import tempfile
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Protocol, Self
 
 import uvloop
 
 from bench import cluster_simulation as simulation
+from bench.cluster_fleet import DRAIN_SECONDS, REPLICAS, Bus, CpuSeconds, Fleet, idle_seconds
 from bench.cluster_simulation import Away, Costs
 from bench.people import People
-from bench.servers import SETTINGS
 from bench.world import World
-from tests.harness import Sidecar, run_sidecar, until
+from tests.harness import until
 
-REPLICAS = 3
-FULL, OTHERS = 10_000, 2_000
+FULL, OTHERS = 10_000, 4_000
 """Connections of the replica that is lost, and of the two others together."""
-RESTARTED, DRAIN_SECONDS = 1_000, 5.0
+RESTARTED = 1_000
 HOT_PEOPLE, HOT_RATE, HOT_SECONDS = 90, 900.0, 5.0
 SMALL_ROOM, LARGE_ROOM = 6, 60
 CALM_SECONDS = 2.0
 DEADLINE_SECONDS = 120.0
-
-
-class Bus(Protocol):
-    url: str
-
-    @property
-    def pid(self) -> int: ...
-
-
-class Fleet:
-    """The replicas on one bus. `async with` starts and ends them."""
-
-    def __init__(self, world: World, bus: Bus) -> None:
-        self.sidecars: list[Sidecar] = []
-        self._world = world
-        self._bus = bus
-        self._ends = contextlib.AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        for _ in range(REPLICAS):
-            await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._ends.aclose()
-
-    async def start(self) -> None:
-        settings = SETTINGS | {
-            "jwt_public_key_file": self._world.public_key, "membership_target": f"127.0.0.1:{self._world.chat_port}",
-            "bus_url": self._bus.url, "drain_seconds": DRAIN_SECONDS,
-        }  # fmt: skip
-        self.sidecars.append(await self._ends.enter_async_context(run_sidecar(**settings)))
-
-    @property
-    def ports(self) -> list[int]:
-        return [sidecar.port for sidecar in self.sidecars]
-
-    def cpu(self) -> CpuSeconds:
-        """Spent so far. Load on the machine does not change it much, frequency and caches do."""
-        own = resource.getrusage(resource.RUSAGE_SELF)
-        return CpuSeconds(
-            sidecars=[_cpu_seconds(sidecar.process.pid) for sidecar in self.sidecars],
-            chat=_cpu_seconds(self._world.chat_pid),
-            nats=_cpu_seconds(self._bus.pid),
-            clients=own.ru_utime + own.ru_stime,
-        )
-
-    @contextlib.asynccontextmanager
-    async def people(self, number: int, *, room_size: int) -> AsyncIterator[People]:
-        """Not connected yet; they leave at the end."""
-        first_room = random.randrange(10**11)
-        targets = [
-            f"/api/chat/realtime/00000000-0000-4000-8000-{first_room + at // room_size:012d}?tk={token}"
-            for at, (_, token) in enumerate(self._world.people(number))
-        ]
-        people = People(targets, ports=self.ports)
-        try:
-            yield people
-        finally:
-            await people.leave()
-
-
-@dataclass(frozen=True)
-class CpuSeconds:
-    sidecars: list[float]
-    chat: float
-    nats: float
-    clients: float
-
-    @property
-    def total(self) -> float:
-        return sum(self.sidecars) + self.chat + self.nats + self.clients
-
-    def since(self, before: CpuSeconds) -> CpuSeconds:
-        return CpuSeconds(
-            sidecars=[now - was for now, was in zip(self.sidecars, before.sidecars, strict=True)],
-            chat=self.chat - before.chat,
-            nats=self.nats - before.nats,
-            clients=self.clients - before.clients,
-        )
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Of its threads that have not ended."""
-    files = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
 
 def measure(bus: Bus) -> list[str]:
@@ -143,11 +51,11 @@ async def _stories(world: World, bus: Bus) -> list[str]:
         _row("hot room: cores of NATS", used.nats / HOT_SECONDS, nats),
     ]
     async with Fleet(world, bus) as fleet:
-        costs, away, busy = await _lose_a_full_one(fleet, costs)
-    computed = simulation.node_lost(FULL, REPLICAS, costs=costs, cores=cores)
+        costs, away, busy, left = await _lose_a_full_one(fleet, costs)
+    computed = simulation.node_lost(FULL, REPLICAS, costs=costs, cores=left)
     work = FULL * (costs.accept + costs.answer + costs.client + costs.join)
     rows += _beside("a full replica lost", away, computed)
-    rows.append(_row("a full replica lost: cores used meanwhile", busy / away.last, work / computed.last))
+    rows.append(_row("a full replica lost: CPU seconds of all processes", busy, work))
     async with Fleet(world, bus) as fleet:
         away = await _restart_each(fleet)
     rows += _beside(
@@ -162,6 +70,7 @@ async def _stories(world: World, bus: Bus) -> list[str]:
         f"\n## Three whole sidecars beside the simulation, {cores:g} cores for everything\n",
         f"- hot room: {HOT_PEOPLE} people, {HOT_RATE:g} broadcasts of 1 KB a second among them",
         f"- a full replica lost: {FULL:,} connections, killed at once; {OTHERS:,} on the two others; rooms of 2",
+        f"- while it was lost, other work left the fleet {left:.2f} of {cores:g} cores: the simulation has as many",
         f"- rolling restart: {RESTARTED:,} connections each, `DRAIN_SECONDS={DRAIN_SECONDS:g}`, rooms of 2",
         f"- unit costs of this sitting, µs of CPU (`Costs` in `bench/cluster_simulation.py`): {unit}\n",
         "| | measured | computed | computed / measured |",
@@ -209,31 +118,37 @@ async def _say(fleet: Fleet, *, people: int, one_replica: bool) -> tuple[CpuSeco
         return fleet.cpu().since(before), said
 
 
-async def _lose_a_full_one(fleet: Fleet, costs: Costs) -> tuple[Costs, Away, float]:
-    """And the CPU seconds it took. What an accept costs comes from those who enter the two others before."""
+async def _lose_a_full_one(fleet: Fleet, costs: Costs) -> tuple[Costs, Away, float, float]:
+    """And the CPU seconds it took, and the cores it could have had.
+
+    What an accept costs comes from the second half of those who enter the two others before.
+    """
     async with fleet.people(OTHERS + FULL, room_size=2) as people:
         full, *left = fleet.ports
         people.ports = left
+        await people.enter(people.everybody[: OTHERS // 2])
         before = fleet.cpu()
-        await people.enter(people.everybody[:OTHERS])
+        await people.enter(people.everybody[OTHERS // 2 : OTHERS], at_once=200)
         used = fleet.cpu().since(before)
         await people.enter(people.everybody[OTHERS:], port=full)
         await asyncio.sleep(CALM_SECONDS)
         people.entries.clear()
         lost = fleet.sidecars.pop(0)
-        calm, lost_at = fleet.cpu(), monotonic()
+        calm, idle, lost_at = fleet.cpu(), idle_seconds(), monotonic()
         lost.process.kill()
         await until(lambda: len(people.entries) >= FULL, "all are back", DEADLINE_SECONDS)
         busy = fleet.cpu().since(calm).total
+        left = (busy + idle_seconds() - idle) / (monotonic() - lost_at)
         away = _away(people, lost_at, lost_at)
+    entered = OTHERS // 2
     accepted = replace(
         costs,
-        accept=sum(used.sidecars) / OTHERS,
-        answer=used.chat / OTHERS,
-        client=used.clients / OTHERS,
-        join=used.nats / OTHERS,
+        accept=sum(used.sidecars) / entered,
+        answer=used.chat / entered,
+        client=used.clients / entered,
+        join=used.nats / entered,
     )
-    return accepted, away, busy
+    return accepted, away, busy, left
 
 
 async def _restart_each(fleet: Fleet) -> Away:

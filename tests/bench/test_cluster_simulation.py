@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from bench.cluster_simulation import Costs, Machine, World, hot_room, node_lost, rolling_restart
+from bench.cluster_simulation import Costs, hot_room, node_lost, rolling_restart
+from bench.cores import Machine, World
 
 NOTHING = Costs(**dict.fromkeys([cost.name for cost in dataclasses.fields(Costs)], 0.0))
 
