@@ -21,7 +21,7 @@ run: .venv/.synced
 
 test: .venv/.synced
 	@tests/prerequisites.sh
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/.synced
 	$(BIN)/ruff check
