@@ -18,7 +18,7 @@ from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import Signal
 from sidecar.signaling.room import Member, Participant
-from sidecar.transport.connection import frame_header
+from sidecar.transport.frames import frame_header
 from tests.harness import guid, until
 
 
