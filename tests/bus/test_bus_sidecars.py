@@ -11,7 +11,7 @@ import nats
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.bus.nats_server import run_nats
+from tests.bus.nats_server import CUT_SECONDS, run_nats
 from tests.harness import guid, until
 
 NODE_TIMEOUT = 2
@@ -152,6 +152,7 @@ async def test_a_restart_of_the_server_loses_nothing_that_was_said(fleet, chat, 
         await a2.close()
         await a.receive_signal("user-left")
         await a.nothing_more()
+        await asyncio.sleep(CUT_SECONDS)
         await bus.start()
         assert [(await b.receive_signal("offer"))["data"] for _ in range(sent)] == list(range(1, sent + 1))
         assert (await b.receive_signal("user-left"))["senderAccountId"] == carol
