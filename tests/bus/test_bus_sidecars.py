@@ -11,6 +11,8 @@ import nats
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from sidecar.observe.certificates import lives
+from tests.bus.nats_identities import certificates
 from tests.bus.nats_server import CUT_SECONDS, run_nats
 from tests.harness import guid, until
 
@@ -268,3 +270,16 @@ async def test_people_who_storm_in_on_three_replicas_see_each_other_exactly_once
                 seen.append(packet["senderAccountId"])
             assert sorted(seen) == sorted(set(accounts) - {account})
             await client.nothing_more()
+
+
+async def test_the_life_of_the_bus_ca_is_on_the_page(start, tmp_path):
+    ca, cert, key = certificates(tmp_path)
+    async with run_nats(tmp_path, f"tls {{ cert_file: {str(cert)!r}, key_file: {str(key)!r} }}") as server:
+        async with start(bus_url=server.url, bus_tls_ca_file=ca) as sidecar:
+
+            async def shown():
+                page = await sidecar.metrics()
+                return page.get('sphere_sidecar_certificate_expiry_timestamp_seconds{certificate="bus_ca"}')
+
+            assert await until(shown) == lives(ca=ca.read_bytes())["ca"].end
+            await until(lambda: connected(sidecar))
