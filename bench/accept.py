@@ -129,7 +129,7 @@ async def door(directory: Path, **settings: object) -> AsyncIterator[Door]:
     }  # fmt: skip
     values, _ = load({f"SIDECAR_{name.upper()}": str(value) for name, value in (plain | settings).items()})
     sidecar = Sidecar(values, quiet_log())
-    sidecar._directory._service = _YesToAll()
+    sidecar._chat_service.get = _YesToAll().get
     await sidecar._keys.start()
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

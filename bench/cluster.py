@@ -34,10 +34,10 @@ from sidecar.bus.nats import NatsBus  # noqa: E402
 from sidecar.bus.nats_client import Access  # noqa: E402
 from sidecar.bus.spanning import SpanningBus  # noqa: E402
 from sidecar.dev.issuer import Issuer  # noqa: E402
+from sidecar.signaling.counters import RoomCounters  # noqa: E402
 from sidecar.signaling.envelope import Dialect, Identity  # noqa: E402
 from sidecar.signaling.hub import Hub  # noqa: E402
 from sidecar.signaling.packets import Signal  # noqa: E402
-from sidecar.signaling.room import RoomCounters  # noqa: E402
 from tests.bus.rolling import Calls, Fleet  # noqa: E402
 from tests.chat_service import ChatServiceDouble  # noqa: E402
 from tests.harness import auth_settings, run_sidecar  # noqa: E402

@@ -42,8 +42,9 @@ from sidecar.observe.history import History
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.refusals import Refusals
 from sidecar.signaling.envelope import Dialect
-from sidecar.signaling.hub import Bus, Hub
+from sidecar.signaling.hub import Hub
 from sidecar.signaling.replies import IceServer
+from sidecar.signaling.room import Bus
 from sidecar.transport.connection import CLOSE_SECONDS
 from sidecar.transport.connections import Connections, Limits
 from sidecar.transport.tick import Tick
@@ -318,7 +319,8 @@ class Sidecar:
             self._drained.cancel()
             await asyncio.gather(self._drained, return_exceptions=True)
         await self._running.aclose()
-        self._log.info("stopped")
+        if self._listening:
+            self._log.info("stopped")
 
     def _why_not_ready(self) -> str | None:
         if self._drain.begun:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -46,7 +47,8 @@ class RevokedSessions:
 
     def __init__(self, *, held: int = HELD) -> None:
         self._held = held
-        self._ended: dict[str, None] = {}
+        # Not a dict: finding the first key of one takes as long as it lost first keys.
+        self._ended: OrderedDict[str, None] = OrderedDict()
 
     def __contains__(self, session_id: object) -> bool:
         return isinstance(session_id, str) and _canonical(session_id) in self._ended
@@ -61,7 +63,7 @@ class RevokedSessions:
             return False
         self._ended[session_id] = None
         if len(self._ended) > self._held:
-            del self._ended[next(iter(self._ended))]
+            self._ended.popitem(last=False)
         return True
 
 

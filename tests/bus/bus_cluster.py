@@ -13,11 +13,12 @@ from sidecar.bus.local import LocalBus
 from sidecar.bus.nats import NatsBus
 from sidecar.bus.nats_client import Access
 from sidecar.bus.spanning import SpanningBus
+from sidecar.signaling.counters import RoomCounters
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import Signal
-from sidecar.signaling.room import Member, Participant, RoomCounters
-from sidecar.transport.connection import frame_header
+from sidecar.signaling.room import Member, Participant
+from sidecar.transport.frames import frame_header
 from tests.harness import guid, until
 
 
