@@ -40,7 +40,7 @@ class RateLimit:
         if wait > 0:
             return wait
         self._next.pop(key, None)  # to stand last
-        self._next[key] = (arrival if arrival > now else now) + self._interval
+        self._next[key] = max(now, arrival) + self._interval
         if len(self._next) > self._max_keys:
             # Many at once: finding the first key of a dict that lost its first ones takes as long as it lost keys.
             self._next = dict(islice(self._next.items(), 1 + self._max_keys // FORGOTTEN_PART, None))
