@@ -141,6 +141,7 @@ class Replica:
         timeout: float = 6.0,
         journal=None,
         followers=(),
+        **options,
     ) -> None:
         self.noted = Noted()
         self.nats: NatsBus | None = None
@@ -157,7 +158,12 @@ class Replica:
                 journal=journal,
             )
             self.nats = NatsBus(
-                rooms=self.spanning, access=access, prefix=prefix, followers=followers, clock=time.monotonic
+                rooms=self.spanning,
+                access=access,
+                prefix=prefix,
+                followers=followers,
+                clock=time.monotonic,
+                **options,
             )
         self.hub = Hub(
             bus=bus,
