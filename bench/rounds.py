@@ -22,7 +22,10 @@ Result = dict[str, float | list[float]]
 
 @dataclass
 class Results:
-    """Every run's figures by case and server; runs in which anything was refused, or a growing load not borne, are not among them."""
+    """Every run's figures by case and server.
+
+    Runs in which anything was refused, or a step of a growing load was not borne, are not among them.
+    """
 
     runs: dict[tuple[str, str], list[Result]] = field(default_factory=lambda: defaultdict(list))
     spoilt: list[str] = field(default_factory=list)
