@@ -20,10 +20,10 @@ import uvloop
 from sidecar.bus.nats import NatsBus
 from sidecar.bus.nats_client import Access
 from sidecar.bus.spanning import SpanningBus
+from sidecar.signaling.counters import RoomCounters
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import Signal
-from sidecar.signaling.room import RoomCounters
 
 SDP = json.dumps(
     {"sdp": "v=0\r\n" + "a=candidate:1 1 udp 2122260223 192.0.2.1 54400 typ host\r\n" * 16}
