@@ -1,6 +1,6 @@
 """`python -m bench`: every case in interleaved rounds, then the reconnect wave.
 
-The table goes to standard output and docs/performance/.
+The table goes to standard output and docs/performance/, anew after every round.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import argparse
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench import cases, plot, reconnect, report
-from bench.rounds import run_rounds
+from bench.reconnect import Wave
+from bench.rounds import Results, run_round
 from bench.world import ROOT, World
 
 OUTPUT = ROOT / "docs" / "performance"
@@ -25,21 +27,37 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name has this in it; nothing is written then")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended
-    chosen = [case for case in cases.ALL if arguments.only in case.name]
+    results, waves, table = Results(), list[Wave](), ""
     with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as name:
         world = World(Path(name))
         world.build(node=True)
-        with world.chat_service():
-            results = run_rounds(world, chosen, rounds=arguments.rounds, seconds=arguments.seconds)
-            whole = 0 if arguments.only else arguments.rounds
-            waves = [wave for _ in range(whole) for wave in reconnect.measure(world)]
-    table = report.markdown(results, waves, rounds=arguments.rounds, seconds=arguments.seconds)
+        for number in range(arguments.rounds):
+            chosen = [
+                case for case in cases.ALL if arguments.only in case.name and not (case.once and number)
+            ]
+            with world.chat_service():
+                run_round(world, chosen, results, seconds=arguments.seconds)
+                if not arguments.only:
+                    waves += _waves(world, results)
+            table = report.markdown(results, waves, rounds=number + 1, seconds=arguments.seconds)
+            if not arguments.only:
+                _write(table, results)
     print(table)
-    if not arguments.only:
-        OUTPUT.mkdir(parents=True, exist_ok=True)
-        (OUTPUT / "table.md").write_text(table)
-        (OUTPUT / "cost.svg").write_text(plot.cost(results))
-        (OUTPUT / "latency.svg").write_text(plot.latency(results))
+
+
+def _waves(world: World, results: Results) -> Sequence[Wave]:
+    try:
+        return reconnect.measure(world)
+    except (RuntimeError, TimeoutError, OSError) as problem:
+        results.spoilt.append(f"reconnect wave: {problem!r}")
+        return []
+
+
+def _write(table: str, results: Results) -> None:
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    (OUTPUT / "table.md").write_text(table)
+    (OUTPUT / "cost.svg").write_text(plot.cost(results))
+    (OUTPUT / "latency.svg").write_text(plot.latency(results))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ RECONNECT_SPREAD_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Costs:
-    """CPU seconds. The defaults are those of docs/performance/cluster.md."""
+    """CPU seconds. The defaults are of one sitting; docs/performance/cluster.md has the latest."""
 
     accept: float = 850e-6
     """On the sidecar: token, membership and join into a room of a fleet, nothing cached."""

@@ -545,16 +545,18 @@ static void run_grow(int count) {
   double idle = upkeep();
   stamping = 1;
   char costs[256] = "", rates[256] = "";
+  int behind = 0; // steps that were not borne
   for (int speaking = 10, last = 0; !last; speaking *= 10) {
     last = speaking >= room_count;
     Load done = load(last ? room_count : speaking);
+    behind += done.deliveries < 0.9 * rate * (room_size - 1) * done.took;
     const char *comma = *costs ? "," : "";
-    sprintf(costs + strlen(costs), "%s%.3f", comma, (done.server_cpu - idle * done.took) / done.deliveries * 1e6);
+    sprintf(costs + strlen(costs), "%s%.3f", comma, (done.server_cpu - idle * done.took) / (done.deliveries ? done.deliveries : 1) * 1e6);
     sprintf(rates + strlen(rates), "%s%.0f", comma, done.deliveries / done.took);
   }
   printf("{\"mode\":\"grow\",\"connections\":%d,\"size\":%d,\"idle_cpu\":%.4f,\"cpu_s_per_million\":[%s],\"deliveries_per_s\":[%s],"
-         "\"refused\":%lu}\n",
-         count, room_size, idle, costs, rates, (unsigned long)refused);
+         "\"behind\":%d,\"refused\":%lu}\n",
+         count, room_size, idle, costs, rates, behind, (unsigned long)refused);
 }
 
 int main(int argc, char **argv) {

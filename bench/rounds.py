@@ -22,7 +22,10 @@ Result = dict[str, float | list[float]]
 
 @dataclass
 class Results:
-    """Every run's figures by case and server; runs in which anything was refused are not among them."""
+    """Every run's figures by case and server.
+
+    Runs in which anything was refused, or a step of a growing load was not borne, are not among them.
+    """
 
     runs: dict[tuple[str, str], list[Result]] = field(default_factory=lambda: defaultdict(list))
     spoilt: list[str] = field(default_factory=list)
@@ -38,21 +41,20 @@ def run_rounds(world: World, cases: Iterable[Case], *, rounds: int, seconds: flo
     results = Results()
     cases = list(cases)
     for number in range(rounds):
-        for case in cases:
-            if case.once and number:
-                continue
-            for server in case.servers:
-                outcome = _run(world, case, server, seconds)
-                load = os.getloadavg()[0]
-                print(
-                    f"[{number + 1}/{rounds}, load {load:.1f}] {case.name}: {server.name}: {outcome}",
-                    file=sys.stderr,
-                )
-                if isinstance(outcome, str) or outcome.get("refused"):
-                    results.spoilt.append(f"{case.name}: {server.name}: {outcome}")
-                else:
-                    results.runs[case.name, server.name].append(outcome | {"load_average": load})
+        run_round(world, [case for case in cases if not (case.once and number)], results, seconds=seconds)
     return results
+
+
+def run_round(world: World, cases: Iterable[Case], results: Results, *, seconds: float) -> None:
+    for case in cases:
+        for server in case.servers:
+            outcome = _run(world, case, server, seconds)
+            load = os.getloadavg()[0]
+            print(f"[load {load:.1f}] {case.name}: {server.name}: {outcome}", file=sys.stderr)
+            if isinstance(outcome, str) or outcome.get("refused") or outcome.get("behind"):
+                results.spoilt.append(f"{case.name}: {server.name}: {outcome}")
+            else:
+                results.runs[case.name, server.name].append(outcome | {"load_average": load})
 
 
 def _run(world: World, case: Case, server: Server, seconds: float) -> Result | str:
@@ -70,5 +72,8 @@ def _run(world: World, case: Case, server: Server, seconds: float) -> Result | s
             return f"not done within {RUN_SECONDS} s"
     if done.returncode:
         return f"status {done.returncode}: {done.stderr.strip()[-300:]}"
-    outcome: Result = json.loads(done.stdout)
+    try:
+        outcome: Result = json.loads(done.stdout)
+    except json.JSONDecodeError:
+        return f"not read: {done.stdout[:300]}"
     return outcome
