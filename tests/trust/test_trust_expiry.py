@@ -130,8 +130,8 @@ async def test_max_connection_seconds_ends_whoever_brings_no_new_token(run, chat
 async def test_by_default_a_connection_outlives_its_token(run, chat):
     room, alice = guid(), guid()
     chat.allow(room, alice)
-    expires = int(time.time()) + 2
     async with run(jwt_leeway_seconds=0) as sidecar:
+        expires = int(time.time()) + 4
         a = await sidecar.connect(room, token(alice, exp=expires))
 
         while (await sidecar.probe(room, token(alice, exp=expires))).status != 401:
