@@ -22,6 +22,7 @@ from bench.path import PROFILE, CountingTransport, quiet_log
 from sidecar.app import Sidecar
 from sidecar.config import load
 from sidecar.edge.listener import serve
+from sidecar.edge.lobby import Lobby
 from sidecar.membership.model import MemberKey, Membership
 
 REQUEST = (
@@ -135,7 +136,10 @@ async def door(directory: Path, **settings: object) -> AsyncIterator[Door]:
         sock.listen()
         loop = asyncio.get_running_loop()
         with mock.patch.object(loop, "create_server", wraps=loop.create_server) as create_server:
-            server = await serve(sidecar.signaling, sock)
+            lobby = Lobby(
+                places=100_000, upgraded=lambda: len(sidecar.connections.by_id), on_full=lambda: None
+            )
+            server = await serve(sidecar.signaling, sock, backlog=1, lobby=lobby)
         opened = Door(sidecar, create_server.call_args.args[0], key)
         try:
             yield opened
