@@ -99,15 +99,15 @@ class LiveMemberships:
         return bool(self._unverified)
 
     def get(self, key: MemberKey) -> Live | None:
-        return self._slot(key).get(key)
+        return self._slots[_slot(key)].get(key)
 
     def add(self, key: MemberKey, answer: Answer) -> None:
         """The first connection of `key` is here."""
-        self._slot(key)[key] = Live(answer.membership, answer.asked, answer.asked_at)
+        self._slots[_slot(key)][key] = Live(answer.membership, answer.asked, answer.asked_at)
 
     def remove(self, key: MemberKey) -> None:
         """The last one is gone."""
-        del self._slot(key)[key]
+        del self._slots[_slot(key)][key]
         self._unverified.pop(key, None)
         self._urgent.pop(key, None)
 
@@ -128,9 +128,6 @@ class LiveMemberships:
         if any(self._slots):
             self._hurried_slots = _SLOTS + 1
             self._hurry.set()
-
-    def _slot(self, key: MemberKey) -> dict[MemberKey, Live]:
-        return self._slots[(hash(key) >> _HASH_BITS_WITHIN_SLOT) % _SLOTS]
 
     async def _recheck_in_turn(self) -> None:
         loop = asyncio.get_running_loop()
@@ -199,3 +196,7 @@ class LiveMemberships:
                 live = self.get(key)  # telling one may have closed others
                 if live is not None and live.asked_at < oldest:
                     self._on_stale(key)
+
+
+def _slot(key: MemberKey) -> int:
+    return (hash(key) >> _HASH_BITS_WITHIN_SLOT) % _SLOTS

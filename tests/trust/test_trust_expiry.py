@@ -131,7 +131,7 @@ async def test_by_default_a_connection_outlives_its_token(run, chat):
     room, alice = guid(), guid()
     chat.allow(room, alice)
     async with run(jwt_leeway_seconds=0) as sidecar:
-        expires = int(time.time()) + 2
+        expires = int(time.time()) + 4
         a = await sidecar.connect(room, token(alice, exp=expires))
 
         while (await sidecar.probe(room, token(alice, exp=expires))).status != 401:

@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.harness import Client, Sidecar
 
-AT_ONCE = 32
+AT_ONCE = 8
 
 
 async def within(seconds: float, what: Awaitable):
