@@ -1,5 +1,5 @@
 # make run   sets everything up and starts the sidecar with sample rooms and people
-# make test  sets everything up and runs every test
+# make test  sets everything up and runs every test, two files at a time: most of them wait for a clock or a peer
 # make check lint, types, import directions, generated code in sync
 # make bench measures the sidecar beside its peers (docs/performance.md); make bench-check says what slipped
 # make bench-cluster measures several replicas on one NATS (docs/scaling.md)
@@ -21,7 +21,7 @@ run: .venv/.synced
 
 test: .venv/.synced
 	@tests/prerequisites.sh
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/.synced
 	$(BIN)/ruff check
@@ -57,7 +57,7 @@ bench-check: .venv/.synced
 	@$(BIN)/python -m bench.check
 
 bench-cluster: .venv/.synced
-	@$(BIN)/python bench/cluster.py
+	@$(BIN)/python -m bench.cluster
 
 fuzz: .venv/.synced
 	@for target in packets frames; do \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 
 import pytest
@@ -22,6 +23,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
             shared.add(item)
     items.sort(key=lambda item: (-modules[item.module], item not in shared))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_open():
+    """What a module left open warns here, where it fails the module that left it, not whoever runs next."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

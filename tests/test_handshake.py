@@ -32,7 +32,9 @@ async def raw(sidecar, head: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "chat_id", ["1", ROOM + "0", ROOM[:-1], "{" + ROOM + "}", ROOM.replace("-", "_"), ROOM + "/"]
+    "chat_id",
+    ["1", ROOM + "0", ROOM[:-1], "{" + ROOM + "}", ROOM.replace("-", "_"), ROOM + "/"],
+    ids=["a number", "too long", "too short", "in braces", "underscores", "a slash behind"],
 )
 async def test_what_is_no_guid_is_not_found(world, chat_id):
     answer = await world.sidecar.probe(chat_id)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.harness import guid
 
+NOBODY = "00000000-0000-4000-8000-000000000000"
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
@@ -244,7 +245,7 @@ async def test_a_member_of_another_room_cannot_be_addressed(world):
         ('{"type":"a b"}', "INVALID_MESSAGE"),
         ('{"type":"offer","to":"bob"}', "INVALID_MESSAGE"),
         ('{"type":"offer","to":5}', "INVALID_MESSAGE"),
-        ('{"type":"webrtc.signal","to":"' + guid() + '","data":{"type":"x","to":""}}', "INVALID_MESSAGE"),
+        (f'{{"type":"webrtc.signal","to":"{NOBODY}","data":{{"type":"x","to":""}}}}', "INVALID_MESSAGE"),
         ('{"type":"offer","toConnection":"1"}', "INVALID_MESSAGE"),
         ('{"type":"webrtc.signal"}', "INVALID_MESSAGE"),
         ('{"type":"webrtc.signal","data":[]}', "INVALID_MESSAGE"),

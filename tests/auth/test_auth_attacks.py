@@ -41,10 +41,8 @@ class Keys:
     def __init__(self, *members, algorithms=ALGORITHMS):
         self.keys = parse_jwks(jwks(*members), algorithms)
         self.loaded = True
+        self.removals = 0
         self.refreshes = 0
-
-    def __contains__(self, key):
-        return key in self.keys
 
     def candidates(self, kid, algorithm):
         fitting = [key for key in self.keys if algorithm in key.algorithms]
@@ -226,6 +224,7 @@ def test_another_spelling_of_a_good_tokens_base64():
             f" {segment}",
             f"{segment}\n",
             f"{segment[:4]} {segment[4:]}",
+            *(f"{segment[:4]}{letter * 4}{segment[4:]}" for letter in "!=\n +/"),
         ]
         spellings += [
             segment.replace("_", "/").replace("-", "+") + "+",

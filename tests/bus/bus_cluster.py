@@ -18,7 +18,7 @@ from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import Signal
 from sidecar.signaling.room import Member, Participant
-from sidecar.transport.connection import frame_header
+from sidecar.transport.frames import frame_header
 from tests.harness import guid, until
 
 
@@ -141,6 +141,7 @@ class Replica:
         timeout: float = 6.0,
         journal=None,
         followers=(),
+        **options,
     ) -> None:
         self.noted = Noted()
         self.nats: NatsBus | None = None
@@ -157,7 +158,12 @@ class Replica:
                 journal=journal,
             )
             self.nats = NatsBus(
-                rooms=self.spanning, access=access, prefix=prefix, followers=followers, clock=time.monotonic
+                rooms=self.spanning,
+                access=access,
+                prefix=prefix,
+                followers=followers,
+                clock=time.monotonic,
+                **options,
             )
         self.hub = Hub(
             bus=bus,

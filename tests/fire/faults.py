@@ -40,17 +40,12 @@ LAST_DEFENCE = {
 }  # fmt: skip
 """What answers and logs a bug, or turns the loop for all rooms: a bug in it is beyond it."""
 
-UNHEARD = {
-    "Connections.membership_changed", "Hub.members", "Directory._tell", "Directory._tell_difference",
-    "Directory._changed",
-}  # fmt: skip
-"""A change of membership on its way to the connections it is about is lost."""
 BOOKS = {
     "Hub.entering", "Hub.leave", "Room.leave", "Room._vanish", "LocalBus.left", "LocalBus.close",
     "Connections.leave", "Connections.lost", "Connection.connection_lost", "Directory.unfollow",
+    "LiveMemberships.remove",
 }  # fmt: skip
 """Who left is struck out here: a bug in that leaves an entry too many, and hangs nobody."""
-EXCUSED = UNHEARD | BOOKS
 
 
 class Injected(Exception):
@@ -293,7 +288,7 @@ async def throw_at(world: World, site: Site) -> Outcome | None:
     """Live through a bug at `site`; None: not passed this time (a heartbeat, a re-check)."""
     world.log.clear()
     told, left = "nothing", ""
-    excused = site[2] in EXCUSED
+    excused = site[2] in BOOKS
     with Fault(site) as fault:
         try:
             async with asyncio.timeout(1 if excused else 10):
@@ -334,7 +329,7 @@ async def main() -> None:
                     outcome = await throw_at(world, site)
                     if outcome is not None:
                         print(json.dumps(outcome), flush=True)
-                        if outcome.left or site[2] in EXCUSED:
+                        if outcome.left or site[2] in BOOKS:
                             break  # the next begins in a world of its own
 
 

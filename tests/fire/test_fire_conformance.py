@@ -322,7 +322,9 @@ async def test_a_reason_that_is_not_utf8_is_refused(world, joined):
 
 
 @pytest.mark.parametrize(
-    "afterwards", [frame(PING), frame(TEXT, b'{"type":"ping"}'), close(1000), frame(3), b"\xff" * 4000]
+    "afterwards",
+    [frame(PING), frame(TEXT, b'{"type":"ping"}'), close(1000), frame(3), b"\xff" * 4000],
+    ids=["ping", "message", "close", "reserved opcode", "garbage"],
 )
 async def test_what_follows_a_close_is_not_looked_at(world, joined, afterwards):
     async with joined() as peer:

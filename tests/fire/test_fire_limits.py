@@ -130,7 +130,9 @@ async def test_a_flood_leaves_the_others_their_turn(start, chat, issuer):
 
 
 @pytest.mark.parametrize(
-    "bad", [frame(TEXT, b"{"), frame(BINARY, b"\xff"), frame(TEXT, b'{"type":"user-left"}')]
+    "bad",
+    [frame(TEXT, b"{"), frame(BINARY, b"\xff"), frame(TEXT, b'{"type":"user-left"}')],
+    ids=["no JSON", "no UTF-8", "the server's to say"],
 )
 async def test_twenty_malformed_packets_within_a_minute_end_with_1008(start, chat, issuer, bad):
     async with start() as sidecar, member(sidecar, chat, issuer) as peer:

@@ -7,7 +7,7 @@ import os
 import sys
 
 from tests.gateway.conftest import Network
-from tests.harness import ROOT, until
+from tests.harness import ROOT, guid, until
 
 
 async def ops(*arguments: str, port: int) -> tuple[int, str]:
@@ -43,3 +43,17 @@ async def test_the_hook_drains_a_sidecar_that_then_still_serves_its_probes(netwo
         await until(unready, "not ready")
         assert await ops("health", port=sidecar.ops_port) == (0, "")
         assert sidecar.process.returncode is None
+
+
+async def test_the_log_level_is_changed_without_curl(network: Network) -> None:
+    async with network.sidecar() as sidecar:
+        assert await ops("log-level", "warning", port=sidecar.ops_port) == (0, "")
+        unsaid, said = guid(), guid()
+        await sidecar.probe(unsaid)
+        assert await ops("log-level", "info", port=sidecar.ops_port) == (0, "")
+        await sidecar.probe(said)
+        await sidecar.logged("handshake refused", room=said)
+        assert unsaid not in "".join(sidecar.raw_log)
+        status, complaint = await ops("log-level", "loud", port=sidecar.ops_port)
+        assert status == 1
+        assert complaint.startswith("log-level: HTTP Error 400")

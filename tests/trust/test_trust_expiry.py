@@ -50,8 +50,8 @@ async def test_at_exp_the_connection_closes_and_no_bad_token_prolongs_or_ends_it
     room, alice, bob = guid(), guid(), guid()
     chat.allow(room, alice)
     chat.allow(room, bob)
-    expires = int(time.time()) + 5
     async with run(on_token_expiry="close") as sidecar:
+        expires = int(time.time()) + 5
         a = await sidecar.connect(room, token(alice, exp=expires))
         b = await sidecar.connect(room, token(bob, exp=expires + 300))
         await a.receive_signal("user-joined")
@@ -74,8 +74,8 @@ async def test_at_exp_the_connection_closes_and_no_bad_token_prolongs_or_ends_it
 async def test_a_new_token_moves_the_end_to_its_own_exp(run, chat):
     room, alice = guid(), guid()
     chat.allow(room, alice)
-    now = int(time.time())
     async with run(on_token_expiry="close") as sidecar:
+        now = int(time.time())
         a = await sidecar.connect(room, token(alice, exp=now + 3))
         answer = await refresh(a, token(alice, exp=now + 6))
         assert answer["type"] == "auth.refreshed"
@@ -87,8 +87,8 @@ async def test_who_was_admitted_past_exp_within_the_leeway_stays_to_its_end(run,
     room, alice, bob = guid(), guid(), guid()
     chat.allow(room, alice)
     chat.allow(room, bob)
-    expired = int(time.time()) - 2
     async with run(on_token_expiry="close", jwt_leeway_seconds=6) as sidecar:
+        expired = int(time.time()) - 2
         a = await sidecar.connect(room, token(alice, exp=expired))
         b = await sidecar.connect(room, token(bob, exp=expired))
         assert (await refresh(b, token(bob)))["type"] == "auth.refreshed"
@@ -130,8 +130,8 @@ async def test_max_connection_seconds_ends_whoever_brings_no_new_token(run, chat
 async def test_by_default_a_connection_outlives_its_token(run, chat):
     room, alice = guid(), guid()
     chat.allow(room, alice)
-    expires = int(time.time()) + 2
     async with run(jwt_leeway_seconds=0) as sidecar:
+        expires = int(time.time()) + 2
         a = await sidecar.connect(room, token(alice, exp=expires))
 
         while (await sidecar.probe(room, token(alice, exp=expires))).status != 401:
