@@ -19,6 +19,14 @@ class Dialect(StrEnum):
     DYSON = "dyson"
 
 
+class _SenderInfo(msgspec.Struct, kw_only=True, gc=False, rename="camel"):
+    id: str
+    name: str
+    nick: str
+    profile: msgspec.Raw
+    updated_at: str | None
+
+
 class Identity(msgspec.Struct, kw_only=True, gc=False):
     """Who a sender is to the others, as the sidecar verified it; one for all of an account's connections in a room."""
 
@@ -43,12 +51,14 @@ class Identity(msgspec.Struct, kw_only=True, gc=False):
         """JSON: id, name, nick, profile, updatedAt, in this order. Written when asked for: most are asked once."""
         if self._told is not None:
             return self._told
-        return b'{"id":%b,"name":%b,"nick":%b,"profile":%b,"updatedAt":%b}' % (
-            _encode(self.account_id),
-            _encode(self.name),
-            _encode(self.nick),
-            self.profile,
-            _encode(None if self.updated_at is None else rfc3339(self.updated_at)),
+        return _encode(
+            _SenderInfo(
+                id=self.account_id,
+                name=self.name,
+                nick=self.nick,
+                profile=msgspec.Raw(self.profile),
+                updated_at=None if self.updated_at is None else rfc3339(self.updated_at),
+            )
         )
 
     def info(self, dialect: Dialect) -> bytes:

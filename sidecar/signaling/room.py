@@ -100,8 +100,9 @@ class Participant(NamedTuple):
 
 
 _NOBODY: Final[dict[str, Presence]] = {}
-"""Stands for the others of every room that is on this replica alone; never written to."""
+"""The others of every room that has all its people on this replica: one dict for all, never written to."""
 _ONLY = {dialect: (dialect,) for dialect in Dialect}
+"""What most rooms speak: one tuple for all of them, not one each."""
 
 
 class Room:
@@ -178,7 +179,7 @@ class Room:
         dialects = self._dialects
         if member.dialect not in dialects:
             dialects += _ONLY[member.dialect]
-        self._appear(member, dialects)
+        self._appear(member, dialects)  # after this nothing fails
         self.members[member.connection_id] = member
         self._dialects = dialects
         return before
@@ -322,7 +323,7 @@ class Room:
         """Write what was said since the last flush: once per member, each in the order it was said.
 
         Raises:
-            Exception: a bug of ours, after what it kept from nobody has been written.
+            Exception: a bug of ours. Everyone here has been written to all the same, or is ended.
         """
         try:
             if self._said is None:
