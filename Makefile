@@ -57,7 +57,7 @@ bench-check: .venv/.synced
 	@$(BIN)/python -m bench.check
 
 bench-cluster: .venv/.synced
-	@$(BIN)/python bench/cluster.py
+	@$(BIN)/python -m bench.cluster
 
 fuzz: .venv/.synced
 	@for target in packets frames; do \

@@ -1,4 +1,7 @@
-"""`python -m bench`: every case in interleaved rounds; the table to standard output and docs/performance/."""
+"""`python -m bench`: every case in interleaved rounds, then the reconnect wave.
+
+The table goes to standard output and docs/performance/.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import cases, plot, report
+from bench import cases, plot, reconnect, report
 from bench.rounds import run_rounds
 from bench.world import ROOT, World
 
@@ -18,7 +21,7 @@ OUTPUT = ROOT / "docs" / "performance"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3, help="measured per run")
+    parser.add_argument("--seconds", type=float, default=2.5, help="measured per run")
     parser.add_argument("--only", default="", help="cases whose name has this in it; nothing is written then")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended
@@ -28,7 +31,9 @@ def main() -> None:
         world.build(node=True)
         with world.chat_service():
             results = run_rounds(world, chosen, rounds=arguments.rounds, seconds=arguments.seconds)
-    table = report.markdown(results, rounds=arguments.rounds, seconds=arguments.seconds)
+            whole = 0 if arguments.only else arguments.rounds
+            waves = [wave for _ in range(whole) for wave in reconnect.measure(world)]
+    table = report.markdown(results, waves, rounds=arguments.rounds, seconds=arguments.seconds)
     print(table)
     if not arguments.only:
         OUTPUT.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from bench.path import PROFILE, CountingTransport, quiet_log
 from sidecar.app import Sidecar
 from sidecar.config import load
 from sidecar.edge.listener import serve
+from sidecar.edge.lobby import Lobby
 from sidecar.membership.model import MemberKey, Membership
 
 REQUEST = (
@@ -128,14 +129,17 @@ async def door(directory: Path, **settings: object) -> AsyncIterator[Door]:
     }  # fmt: skip
     values, _ = load({f"SIDECAR_{name.upper()}": str(value) for name, value in (plain | settings).items()})
     sidecar = Sidecar(values, quiet_log())
-    sidecar._directory._service = _YesToAll()
+    sidecar._chat_service.get = _YesToAll().get
     await sidecar._keys.start()
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
         loop = asyncio.get_running_loop()
         with mock.patch.object(loop, "create_server", wraps=loop.create_server) as create_server:
-            server = await serve(sidecar.signaling, sock)
+            lobby = Lobby(
+                places=100_000, upgraded=lambda: len(sidecar.connections.by_id), on_full=lambda: None
+            )
+            server = await serve(sidecar.signaling, sock, backlog=1, lobby=lobby)
         opened = Door(sidecar, create_server.call_args.args[0], key)
         try:
             yield opened

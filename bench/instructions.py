@@ -1,4 +1,4 @@
-"""Instructions on the path of one message, counted by valgrind: they repeat where times do not.
+"""Instructions of one message and of one accept, counted by valgrind: they repeat where times do not.
 
 `python -m bench.instructions` prints them; with `--functions` also where they go. Needs valgrind (its package has the
 header that `collect.c` is compiled with) and a C compiler.
@@ -19,6 +19,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import uvloop
+
+from bench.accept import door
 from bench.path import Stage, client_frame
 
 ROOT = Path(__file__).parent.parent
@@ -55,13 +58,28 @@ async def _play(library: ctypes.CDLL) -> None:
     stage.close()
 
 
+async def _accept(library: ctypes.CDLL) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        async with door(Path(name)) as entrance:
+            requests = entrance.requests(WARM + MEASURED)
+            await entrance.let_in(requests[:WARM])
+            with _counted(library, "accept, nothing cached"):
+                await entrance.let_in(requests[WARM:])
+            entrance.send_home()
+            with _counted(library, "accept, token and membership cached"):
+                await entrance.let_in(requests[WARM:])
+
+
 def _say(stage: Stage, messages: int) -> None:
     for number in range(messages):
         stage.say(number % len(stage.room))
 
 
 def count(directory: Path) -> dict[str, int]:
-    """Instructions per message by what was done. Raises: CalledProcessError, FileNotFoundError (no valgrind)."""
+    """Instructions per message or accept, by what was done.
+
+    Raises: CalledProcessError, FileNotFoundError (no valgrind).
+    """
     library = directory / "collect.so"
     subprocess.run(
         [os.environ.get("CC", "cc"), "-O2", "-shared", "-fPIC", "-o", library, ROOT / "bench" / "collect.c"],
@@ -91,7 +109,9 @@ def main() -> None:
     parser.add_argument("--play", metavar="LIBRARY", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.play:
-        asyncio.run(_play(ctypes.CDLL(arguments.play)))
+        library = ctypes.CDLL(arguments.play)
+        asyncio.run(_play(library))
+        uvloop.run(_accept(library))
         return
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

@@ -1,17 +1,21 @@
 // loadgen: an epoll WebSocket load generator, one thread, no JSON. Prints one line of JSON.
 //
 //   loadgen MODE port=P pid=SERVER_PID paths=FILE rooms=R size=N [win=W] [rate=MSGS/s] [bytes=B] [warm=S] [dur=S]
-//           [conc=C] [passes=K] [to=1] [slow=1]
+//           [conc=C] [passes=K] [to=1] [slow=K] [first=1]
 //
 //   sat     closed loop: W messages under way per room; server CPU seconds per million deliveries
 //   lat     open loop at `rate` messages a second: latency percentiles. A message's clock starts when it was due, not
 //           when it was sent, so that a server (or generator) that falls behind shows it
+//   grow    open loop, said by the first 10, 100, 1,000 … and at last all rooms, each for `dur`: CPU seconds per million
+//           deliveries of each step without the upkeep of the connections, which are the same ones throughout, and that
+//           upkeep by itself
 //   idle    connections that say nothing: RSS per connection, CPU of keeping them
 //   accept  `passes` times: open all, `conc` at a time, then close all; accepts a second for each pass
 //
 //   paths   line i is "REQUEST_TARGET ACCOUNT" of connection i, which is in room i / size
 //   to=1    each message is addressed to the next connection's account: one delivery instead of size - 1
-//   slow=1  the last connection of room 0 never reads
+//   slow=K  K more connections in room 0, which never read and never speak; their lines stand at the end of `paths`
+//   first=1 the latencies of room 0 alone
 //
 // The server's CPU time (all threads) and RSS are read from /proc. A packet {"type":"error",...} or a close by the
 // server spoils a run: it is counted in "refused", or ends the run with status 3.
@@ -52,8 +56,9 @@ typedef struct {
 static Connection *connections;
 static Room *rooms;
 static int room_count = 1, room_size = 2, window = 2, port, pid, message_bytes = 1024, concurrency = 50, passes = 1;
-static int directed, slow_reader;
+static int directed, stalled, first_room_only, stalled_closed;
 static double warm_seconds = 1, seconds = 4, rate;
+static const double UPKEEP_SECONDS = 4;
 static char **targets, **accounts;
 static int target_count;
 static int poller;
@@ -119,18 +124,20 @@ static double server_cpu(void) {
   return total;
 }
 
-static long server_rss_kb(void) {
+static long server_memory_kb(const char *format) {
   char path[64], line[256];
   snprintf(path, sizeof path, "/proc/%d/status", pid);
   FILE *in = fopen(path, "r");
   long kb = 0;
   while (in && fgets(line, sizeof line, in))
-    if (sscanf(line, "VmRSS: %ld", &kb) == 1)
+    if (sscanf(line, format, &kb) == 1)
       break;
   if (in)
     fclose(in);
   return kb;
 }
+
+static long server_rss_kb(void) { return server_memory_kb("VmRSS: %ld"); }
 
 static double own_cpu(void) {
   struct rusage used;
@@ -206,15 +213,11 @@ static void send_all(int fd, const uint8_t *bytes, int size) {
   }
 }
 
-static int speaks(int i) { return !(slow_reader && i == room_size - 1); }
+static int is_stalled(Connection *c) { return c - connections >= room_count * room_size; }
 
 static void fire(Room *room, uint64_t due) {
   int sender = room->first + room->next;
   room->next = (room->next + 1) % room_size;
-  if (!speaks(sender)) {
-    sender = room->first;
-    room->next = 1 % room_size;
-  }
   if (stamping) {
     char stamp[20];
     sprintf(stamp, "%016lx", (unsigned long)due);
@@ -237,6 +240,8 @@ static void keep_window_full(Room *room) {
 
 static void on_message(Connection *c) {
   if (c->opcode == 1 || c->opcode == 2) {
+    if (is_stalled(c))
+      return;
     if (c->captured >= 15 && !memcmp(c->capture, "{\"type\":\"error\"", 15)) {
       if (!refused++)
         fprintf(stderr, "refused: %.*s\n", c->captured, c->capture);
@@ -245,7 +250,7 @@ static void on_message(Connection *c) {
     Room *room = &rooms[c->room];
     delivered++;
     room->awaited--;
-    if (stamping && measuring) {
+    if (stamping && measuring && !(first_room_only && c->room)) {
       char *stamp = memmem(c->capture, c->captured, "TS0x", 4);
       if (stamp && stamp + 20 <= c->capture + c->captured) {
         char digits[17] = {0};
@@ -261,6 +266,8 @@ static void on_message(Connection *c) {
     }
     if (saturating)
       keep_window_full(room);
+  } else if (c->opcode == 8 && is_stalled(c)) {
+    stalled_closed++;
   } else if (c->opcode == 8) {
     fprintf(stderr, "closed by the server: %.*s\n", c->captured > 2 ? c->captured - 2 : 0, c->capture + 2);
     exit(3);
@@ -313,7 +320,7 @@ static void feed(Connection *c, const uint8_t *bytes, int size) {
 static void open_connection(int i) {
   Connection *c = &connections[i];
   memset(c, 0, sizeof *c);
-  c->room = i / room_size;
+  c->room = i < room_count * room_size ? i / room_size : 0;
   c->fd = socket(AF_INET, SOCK_STREAM, 0);
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -344,6 +351,11 @@ static int read_connection(Connection *c) {
   int size = recv(c->fd, buffer, sizeof buffer, 0);
   if (size < 0 && errno == EAGAIN)
     return 0;
+  if (size <= 0 && c->upgraded && is_stalled(c)) { // cut without a word
+    stalled_closed += c->opcode != 8;
+    epoll_ctl(poller, EPOLL_CTL_DEL, c->fd, NULL);
+    return 0;
+  }
   if (size <= 0) {
     fprintf(stderr, "connection lost: %s\n", size ? strerror(errno) : "end of file");
     exit(3);
@@ -403,9 +415,10 @@ static void close_all(int count) {
     close(connections[i].fd);
 }
 
-// Until the server has nothing left to do: it spent less than 2 % of a core for half a second, or 20 s went by
+// Until the server has nothing left to do: it spent less than 2 % of a core for half a second, or 3 s went by (what it
+// spends then is the upkeep of its connections)
 static void settle(void) {
-  for (int i = 0; i < 40; i++) {
+  for (int i = 0; i < 6; i++) {
     double before = server_cpu();
     read_for(0.5);
     if (server_cpu() - before < 0.01)
@@ -460,42 +473,58 @@ static void run_idle(int count) {
          before / 1024.0, idle / 1024.0, idle_cpu, (unsigned long)refused);
 }
 
-static void run_load(int count) {
-  open_all(count);
-  settle(); // the welcomes and user-joined are read before the clock starts
+// What the connections cost that say nothing, as a share of a core
+static double upkeep(void) {
   double cpu = server_cpu();
-  read_for(1);
-  double idle_cpu = server_cpu() - cpu;
-  if (slow_reader)
-    epoll_ctl(poller, EPOLL_CTL_DEL, connections[room_size - 1].fd, NULL);
-  for (int r = 0; r < room_count; r++)
-    rooms[r].awaited = 0;
-  stamping = rate > 0;
-  saturating = !stamping;
+  read_for(UPKEEP_SECONDS);
+  return (server_cpu() - cpu) / UPKEEP_SECONDS;
+}
+
+typedef struct {
+  double took, server_cpu, own_cpu, deliveries, sent;
+} Load;
+
+// The first `speaking` rooms in turn, for the warm-up and the measured time
+static Load load(int speaking) {
+  measuring = 0;
   uint64_t begun = now(), measured_from = begun + (uint64_t)(warm_seconds * 1e9);
   uint64_t end = measured_from + (uint64_t)(seconds * 1e9), due = begun, fired = 0;
-  uint64_t delivered_before = 0, sent_before = 0;
-  double own = 0;
+  Load before = {0};
   for (int r = 0; saturating && r < room_count; r++)
     keep_window_full(&rooms[r]);
   for (uint64_t t; (t = now()) < end;) {
     if (!measuring && t >= measured_from) {
       measuring = 1;
-      delivered_before = delivered;
-      sent_before = sent;
-      cpu = server_cpu();
-      own = own_cpu();
+      before = (Load){0, server_cpu(), own_cpu(), delivered, sent};
       measured_from = t;
     }
     for (int burst = 0; stamping && t >= due && burst < 64; burst++) {
-      fire(&rooms[fired % room_count], due);
+      fire(&rooms[fired % speaking], due);
       due = begun + (uint64_t)(++fired * 1e9 / rate);
     }
     read_ready(stamping ? 0 : 100);
   }
-  double took = (now() - measured_from) / 1e9, used = server_cpu() - cpu;
-  own = own_cpu() - own;
-  double deliveries = delivered - delivered_before;
+  return (Load){(now() - measured_from) / 1e9, server_cpu() - before.server_cpu, own_cpu() - before.own_cpu,
+                delivered - before.deliveries, sent - before.sent};
+}
+
+static void run_load(int count) {
+  open_all(count);
+  settle(); // the welcomes and user-joined are read before the clock starts
+  for (int i = count - stalled; i < count; i++)
+    epoll_ctl(poller, EPOLL_CTL_DEL, connections[i].fd, NULL);
+  for (int r = 0; r < room_count; r++)
+    rooms[r].awaited = 0;
+  stamping = rate > 0;
+  saturating = !stamping;
+  Load done = load(room_count);
+  long peak = server_memory_kb("VmHWM: %ld");
+  for (int i = count - stalled; i < count; i++) { // what became of those who did not read
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = i};
+    epoll_ctl(poller, EPOLL_CTL_ADD, connections[i].fd, &event);
+  }
+  if (stalled)
+    read_for(1);
   static const double QUANTILES[] = {0.5, 0.99, 0.999};
   double us[3] = {0};
   uint64_t seen = 0;
@@ -503,10 +532,29 @@ static void run_load(int count) {
     for (seen += histogram[i]; q < 3 && stamped && seen >= stamped * QUANTILES[q]; q++)
       us[q] = i + 1;
   printf("{\"mode\":\"%s\",\"rooms\":%d,\"size\":%d,\"bytes\":%d,\"deliveries_per_s\":%.0f,\"sent_per_s\":%.0f,\"server_cpu\":%.3f,"
-         "\"idle_cpu\":%.4f,\"generator_cpu\":%.3f,\"cpu_s_per_million\":%.3f,\"p50_us\":%.0f,\"p99_us\":%.0f,\"p999_us\":%.0f,"
-         "\"max_us\":%.0f,\"refused\":%lu}\n",
-         stamping ? "lat" : "sat", room_count, room_size, message_bytes, deliveries / took, (sent - sent_before) / took, used / took,
-         idle_cpu, own / took, deliveries ? used / deliveries * 1e6 : 0, us[0], us[1], us[2], slowest_us, (unsigned long)refused);
+         "\"generator_cpu\":%.3f,\"cpu_s_per_million\":%.3f,\"p50_us\":%.0f,\"p99_us\":%.0f,\"p999_us\":%.0f,"
+         "\"max_us\":%.0f,\"peak_mb\":%.1f,\"stalled_closed\":%d,\"refused\":%lu}\n",
+         stamping ? "lat" : "sat", room_count, room_size, message_bytes, done.deliveries / done.took, done.sent / done.took,
+         done.server_cpu / done.took, done.own_cpu / done.took, done.deliveries ? done.server_cpu / done.deliveries * 1e6 : 0,
+         us[0], us[1], us[2], slowest_us, peak / 1024.0, stalled_closed, (unsigned long)refused);
+}
+
+static void run_grow(int count) {
+  open_all(count);
+  settle();
+  double idle = upkeep();
+  stamping = 1;
+  char costs[256] = "", rates[256] = "";
+  for (int speaking = 10, last = 0; !last; speaking *= 10) {
+    last = speaking >= room_count;
+    Load done = load(last ? room_count : speaking);
+    const char *comma = *costs ? "," : "";
+    sprintf(costs + strlen(costs), "%s%.3f", comma, (done.server_cpu - idle * done.took) / done.deliveries * 1e6);
+    sprintf(rates + strlen(rates), "%s%.0f", comma, done.deliveries / done.took);
+  }
+  printf("{\"mode\":\"grow\",\"connections\":%d,\"size\":%d,\"idle_cpu\":%.4f,\"cpu_s_per_million\":[%s],\"deliveries_per_s\":[%s],"
+         "\"refused\":%lu}\n",
+         count, room_size, idle, costs, rates, (unsigned long)refused);
 }
 
 int main(int argc, char **argv) {
@@ -530,7 +578,8 @@ int main(int argc, char **argv) {
     INT("conc", concurrency);
     INT("passes", passes);
     INT("to", directed);
-    INT("slow", slow_reader);
+    INT("slow", stalled);
+    INT("first", first_room_only);
     REAL("warm", warm_seconds);
     REAL("dur", seconds);
     REAL("rate", rate);
@@ -539,7 +588,7 @@ int main(int argc, char **argv) {
       return 2;
     }
   }
-  int count = room_count * room_size;
+  int count = room_count * room_size + stalled;
   if (argc < 2 || target_count < count) {
     fprintf(stderr, "the paths file has %d lines, %d are needed\n", target_count, count);
     return 2;
@@ -555,6 +604,8 @@ int main(int argc, char **argv) {
     run_accept(count);
   else if (!strcmp(argv[1], "idle"))
     run_idle(count);
+  else if (!strcmp(argv[1], "grow"))
+    run_grow(count);
   else if (!strcmp(argv[1], "sat") || !strcmp(argv[1], "lat"))
     run_load(count);
   else

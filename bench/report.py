@@ -2,55 +2,75 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import cases
+from bench import cases, reconnect
 from bench.cases import Case
+from bench.reconnect import Wave
 from bench.rounds import Results
 from bench.servers import SIDECAR, Server
 
 
-def markdown(results: Results, *, rounds: int, seconds: float) -> str:
-    return "\n".join(_lines(results, rounds, seconds)) + "\n"
+def markdown(results: Results, waves: Sequence[Wave], *, rounds: int, seconds: float) -> str:
+    return "\n".join([*_lines(results, rounds, seconds), *reconnect.lines(waves)]) + "\n"
 
 
 def _lines(results: Results, rounds: int, seconds: float) -> Iterator[str]:
     yield from _machine(results, rounds, seconds)
+    cost = "cpu_s_per_million"
     yield from _table(
-        results, "CPU seconds of the server per million deliveries", (*cases.SATURATED, *cases.SIZES, *cases.KINDS[:2]),
-        "cpu_s_per_million",
-    )  # fmt: skip
-    yield from _table(
-        results, "Deliveries a second, thousands, same runs", cases.SATURATED, "deliveries_per_s", 1e-3
+        results, "CPU seconds of the server per million deliveries", _named(*cases.SATURATED), cost
     )
-    for figure, name in (("p50_us", "p50"), ("p99_us", "p99"), ("p999_us", "p99.9")):
-        yield from _table(
-            results, f"Latency {name}, milliseconds", (*cases.OPEN_LOOP, cases.KINDS[2]), figure, 1e-3
-        )
-    yield from _table(
-        results, "Deliveries a second, thousands, same runs", cases.OPEN_LOOP, "deliveries_per_s", 1e-3
-    )
-    yield from _table(
-        results, "As rooms grow: CPU seconds per million deliveries, upkeep of idle connections included", cases.GROWTH,
-        "cpu_s_per_million",
-    )  # fmt: skip
-    yield from _table(results, "As rooms grow: cores of idle upkeep", cases.GROWTH, "idle_cpu")
-    yield from _table(results, "KB of memory (RSS) per idle connection", cases.IDLE, "kb_per_connection")
     yield from _table(
         results,
-        "KB per connection after one message in each room",
-        cases.IDLE,
-        "kb_per_connection_after_message",
+        "Deliveries a second, thousands, same runs",
+        _named(*cases.SATURATED),
+        "deliveries_per_s",
+        1e-3,
     )
+    yield from _table(
+        results,
+        "Size of messages, saturated rooms of 8: CPU seconds per million deliveries",
+        dict(zip(("0.3 KB", "1 KB", "8 KB"), cases.SIZES, strict=True)),
+        cost,
+    )
+    yield from _table(
+        results,
+        "Directed messages and dialects: CPU seconds per million deliveries",
+        _named(*cases.KINDS),
+        cost,
+    )
+    for figure, name in (("p50_us", "p50"), ("p99_us", "p99"), ("p999_us", "p99.9")):
+        title = f"Open loop: latency {name}, milliseconds"
+        yield from _table(results, title, _named(*cases.OPEN_LOOP), figure, 1e-3)
+    for title, figure, scale in (
+        ("Open loop: deliveries a second, thousands", "deliveries_per_s", 1e-3),
+        ("Open loop: cores the server used", "server_cpu", 1.0),
+        ("Open loop: cores the generator used (near 1 it is the limit)", "generator_cpu", 1.0),
+    ):
+        yield from _table(results, title, _named(*cases.OPEN_LOOP), figure, scale)
+    yield from _stalled(results)
+    yield from _growth(results)
+    yield from _table(
+        results, "KB of memory (RSS) per idle connection", _named(*cases.IDLE), "kb_per_connection"
+    )
+    title = "KB per connection after one message in each room"
+    yield from _table(results, title, _named(*cases.IDLE), "kb_per_connection_after_message")
+    yield from _table(results, "Cores of idle upkeep", _named(*cases.IDLE), "idle_cpu")
     yield from _accepts(results)
     if results.spoilt:
         yield "\n## Runs that do not count\n"
         yield from (f"- {spoilt}" for spoilt in results.spoilt)
+
+
+def _named(*rows: Case) -> dict[str, Case]:
+    return {case.name: case for case in rows}
 
 
 def _machine(results: Results, rounds: int, seconds: float) -> Iterator[str]:
@@ -70,31 +90,67 @@ def _machine(results: Results, rounds: int, seconds: float) -> Iterator[str]:
     yield "Written by `make bench`; do not edit.\n"
     yield f"- machine: {model}, {os.cpu_count()} CPUs, Linux {platform.release()}; server on one, load on the other"
     yield f"- Python {platform.python_version()}, {packages}; Node {node}"
-    yield f"- {rounds} rounds, {seconds:g} s measured per run, medians; 1 KB messages where nothing else is said"
+    yield f"- {rounds} rounds (memory: one), {seconds:g} s measured per run, medians; 1 KB messages but where said"
     if loads:
         yield f"- load average while measuring: {min(loads):.1f} to {max(loads):.1f} (a run by itself makes 2)"
     yield "- `×` is how many times ours; the sidecar authenticates, limits, counts and logs, the peers do none of it"
 
 
 def _table(
-    results: Results, title: str, rows: Iterable[Case], figure: str, scale: float = 1
+    results: Results, title: str, rows: dict[str, Case], figure: str, scale: float = 1
 ) -> Iterator[str]:
-    rows = [row for row in rows if any(results.runs[row.name, server.name] for server in row.servers)]
+    rows = {
+        name: row
+        for name, row in rows.items()
+        if any(results.runs[row.name, server.name] for server in row.servers)
+    }
     if not rows:
         return
     servers: list[Server] = []
-    for row in rows:
+    for row in rows.values():
         servers += [server for server in row.servers if server not in servers]
     yield f"\n## {title}\n"
     yield "| | " + " | ".join(server.name for server in servers) + " |"
     yield "|---|" + "---:|" * len(servers)
-    for row in rows:
+    for name, row in rows.items():
         ours = results.median(row, SIDECAR, figure)
         cells = []
         for server in servers:
             value = results.median(row, server, figure) if server in row.servers else None
             cells.append("" if value is None else _cell(value * scale, ours and value / ours, server))
-        yield f"| {row.name} | " + " | ".join(cells) + " |"
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _stalled(results: Results) -> Iterator[str]:
+    rows = [case for case in cases.STALLED if results.runs[case.name, SIDECAR.name]]
+    if not rows:
+        return
+    yield "\n## Readers that stall: latency of the others in their room, milliseconds\n"
+    yield "8 rooms of 8, 42k deliveries/s, the same in each row; the stalled come on top, and are closed meanwhile.\n"
+    yield "| | p50 | p99 | p99.9 | stalled, closed | peak memory, MB |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    for case in rows:
+        figure = functools.partial(results.median, case, SIDECAR)
+        times = " | ".join(f"{(figure(name) or 0) / 1e3:.3f}" for name in ("p50_us", "p99_us", "p999_us"))
+        yield f"| {case.name} | {times} | {figure('stalled_closed'):.0f} | {figure('peak_mb'):.0f} |"
+
+
+def _growth(results: Results) -> Iterator[str]:
+    rows = [case for case in cases.GROWTH if results.runs[case.name, SIDECAR.name]]
+    if not rows:
+        return
+    yield "\n## As rooms and connections grow: CPU seconds per million deliveries\n"
+    yield "Rooms of 3; 40k deliveries/s spread over so many of them. Upkeep is what the connections cost without any"
+    yield "message, measured by itself on the same ones and taken off the others.\n"
+    yield "| | 10 rooms speak | 100 | 1,000 | all | upkeep, cores |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    for case in rows:
+        steps = 3 if case.rooms <= 1000 else 4
+        costs = [f"{results.median(case, SIDECAR, 'cpu_s_per_million', step):.2f}" for step in range(steps)]
+        cells = [*costs[:-1], *[""] * (4 - steps), costs[-1]]
+        yield (
+            f"| {case.name} | " + " | ".join(cells) + f" | {results.median(case, SIDECAR, 'idle_cpu'):.3f} |"
+        )
 
 
 def _cell(value: float, ratio: float | None, server: Server) -> str:

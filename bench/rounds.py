@@ -39,6 +39,8 @@ def run_rounds(world: World, cases: Iterable[Case], *, rounds: int, seconds: flo
     cases = list(cases)
     for number in range(rounds):
         for case in cases:
+            if case.once and number:
+                continue
             for server in case.servers:
                 outcome = _run(world, case, server, seconds)
                 load = os.getloadavg()[0]
@@ -55,7 +57,7 @@ def run_rounds(world: World, cases: Iterable[Case], *, rounds: int, seconds: flo
 
 def _run(world: World, case: Case, server: Server, seconds: float) -> Result | str:
     options = {"dur": seconds} | case.options if case.seconds_matter else case.options
-    paths = world.paths(rooms=case.rooms, size=case.size, dialects=case.dialects)
+    paths = world.paths(rooms=case.rooms, size=case.size, more=case.stalled, dialects=case.dialects)
     with running(server, world) as target:
         command = [
             "taskset", "-c", LOAD_CORE, world.loadgen, case.mode, f"port={target.port}", f"pid={target.pid}",

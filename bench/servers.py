@@ -44,6 +44,8 @@ class Server:
     name: str
     command: Callable[[World, int], list[str | Path]] | None = None
     settings: dict[str, object] = field(default_factory=dict)
+    memory_mib: int = 0
+    """Private writable memory it may have (RLIMIT_DATA); 0: no bound."""
 
     @property
     def is_ours(self) -> bool:
@@ -80,6 +82,8 @@ def running(server: Server, world: World) -> Iterator[Running]:
         command: list[str | Path] = [sys.executable, "-m", "sidecar", "serve"]
     else:
         command = server.command(world, port)
+    if server.memory_mib:
+        command = ["prlimit", f"--data={server.memory_mib << 20}", *command]
     with log.open("w") as out:
         process = subprocess.Popen(
             ["taskset", "-c", SERVER_CORE, *command], cwd=ROOT, env=environ, stdout=out, stderr=out

@@ -32,6 +32,7 @@ class World:
 
     directory: Path
     chat_port: int = 0
+    chat_pid: int = 0
 
     @property
     def loadgen(self) -> Path:
@@ -61,22 +62,22 @@ class World:
             subprocess.run([*npm, f"ws@{WS_VERSION}"], check=True)
         shutil.copy(PEERS / "node_ws.js", self.directory)
 
-    def paths(self, *, rooms: int, size: int, dialects: tuple[str, ...] = ("guide",)) -> Path:
+    def paths(self, *, rooms: int, size: int, more: int = 0, dialects: tuple[str, ...] = ("guide",)) -> Path:
         """One line per connection: request target with a token, and the account. Tokens are minted once per account.
 
-        Members of a room take `dialects` in turn.
+        Members of a room take `dialects` in turn; `more` people at the end are in the first room too.
         """
-        count = rooms * size
         lines = [
-            f"/api/chat/realtime/00000000-0000-4000-8000-{number // size:012d}"
+            f"/api/chat/realtime/00000000-0000-4000-8000-{number // size if number < rooms * size else 0:012d}"
             f"?dialect={dialects[number % size % len(dialects)]}&tk={token} {account}\n"
-            for number, (account, token) in enumerate(self._people(count))
+            for number, (account, token) in enumerate(self.people(rooms * size + more))
         ]
-        file = self.directory / f"paths-{rooms}x{size}-{len(dialects)}"
+        file = self.directory / f"paths-{rooms}x{size}+{more}-{len(dialects)}"
         file.write_text("".join(lines))
         return file
 
-    def _people(self, count: int) -> Iterator[tuple[str, str]]:
+    def people(self, count: int) -> Iterator[tuple[str, str]]:
+        """Accounts and their tokens; the same people each time."""
         file = self.directory / "people"
         known = file.read_text().splitlines() if file.exists() else []
         now = int(time.time())
@@ -95,11 +96,13 @@ class World:
             yield account, token
 
     @contextlib.contextmanager
-    def chat_service(self) -> Iterator[None]:
+    def chat_service(self, *, pinned: bool = True) -> Iterator[None]:
+        """One that says yes to everybody; beside the generator, or wherever the kernel puts it."""
+        where = ["taskset", "-c", LOAD_CORE] if pinned else []
         process = subprocess.Popen(
-            ["taskset", "-c", LOAD_CORE, sys.executable, "-m", "bench.chat_service"],
-            cwd=ROOT, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [*where, sys.executable, "-m", "bench.chat_service"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        self.chat_pid = process.pid
         try:
             assert process.stdout is not None
             self.chat_port = int(process.stdout.readline())

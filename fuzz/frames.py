@@ -117,7 +117,7 @@ class _Recorder(Connection):
 
     __slots__ = ("messages",)
 
-    def _on_message(self, payload: bytes, *, text: bool) -> None:
+    def on_message(self, payload: bytes, *, text: bool) -> None:
         if self.disconnect is None:
             self.messages.append((text, payload))
 
@@ -147,7 +147,7 @@ def _feed(connection: Connection, home: _Home, data: bytes, piece: int) -> None:
         while home.later:
             home.later.popleft()()
         assert len(connection._partial or b"") <= held
-        assert len(connection._fragments or b"") <= MAX_MESSAGE_BYTES
+        assert connection._fragments is None or len(connection._fragments.payload) <= MAX_MESSAGE_BYTES
 
 
 def check(data: bytes) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from typing import ParamSpec
 
 from structlog.stdlib import BoundLogger
 
@@ -29,6 +31,7 @@ from sidecar.edge.handshake import Drain, Handshake
 from sidecar.edge.limits import HandshakeLimits
 from sidecar.edge.listener import listen, serve, signaling_app
 from sidecar.edge.live_page import add_live_page
+from sidecar.edge.lobby import OPS_PLACES, Lobby, places, raise_open_file_limit
 from sidecar.edge.ops import ops_app
 from sidecar.membership.chat_service import CODES, METHODS, ChatService, TlsFiles
 from sidecar.membership.directory import CACHE_RESULTS, Directory
@@ -39,16 +42,19 @@ from sidecar.observe.history import History
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.refusals import Refusals
 from sidecar.signaling.envelope import Dialect
-from sidecar.signaling.hub import Bus, Hub
+from sidecar.signaling.hub import Hub
 from sidecar.signaling.replies import IceServer
+from sidecar.signaling.room import Bus
 from sidecar.transport.connection import CLOSE_SECONDS
 from sidecar.transport.connections import Connections, Limits
 from sidecar.transport.tick import Tick
 
+P = ParamSpec("P")
+
 STOP_SECONDS = 1.0
 """What a second signal still gives the clients to read their close."""
-
-
+CROWD_SECONDS = 60.0
+"""How often it is told that a listener has more sockets than places."""
 BUS_START_SECONDS = 2.0
 """How long the listener waits for the bus, so that a room's first visitor finds it whole. It may also be down."""
 
@@ -153,7 +159,9 @@ class Sidecar:
         )
         self._drain = Drain(on_begin=metrics.draining)
         handshake = Handshake(
-            proxies=Proxies(trusted=settings.trusted_proxies, on_untrusted_header=_warn_once(log)),
+            proxies=Proxies(
+                trusted=settings.trusted_proxies, on_untrusted_header=_untrusted_header_warning(log)
+            ),
             allowed_origins=settings.allowed_origins,
             default_dialect=Dialect(settings.wire_dialect),
             max_connections=settings.max_connections,
@@ -265,13 +273,17 @@ class Sidecar:
     async def start(self) -> None:
         """Listen, load the keys, and begin to follow memberships. Needs no network: readiness waits for the keys."""
         settings, running = self.settings, self._running
-        signaling = running.enter_context(listen(settings.host, settings.port))
-        ops = running.enter_context(listen(settings.ops_host, settings.ops_port))
+        sockets, backlog = places(
+            open_files=raise_open_file_limit(), max_connections=settings.max_connections
+        )
+        signaling = running.enter_context(listen(settings.host, settings.port, backlog=backlog))
+        ops = running.enter_context(listen(settings.ops_host, settings.ops_port, backlog=OPS_PLACES))
         running.push_async_callback(self._tracer.close)
         if settings.ops_page:
             self._history.start()
             running.push_async_callback(self._history.close)
-        running.callback((await serve(self.ops, ops)).close)
+        lobby = Lobby(places=OPS_PLACES, upgraded=lambda: 0, on_full=_crowd_warning(self._log, "ops"))
+        running.callback((await serve(self.ops, ops, backlog=OPS_PLACES, lobby=lobby)).close)
         await self._chat_service.start()
         running.push_async_callback(self._chat_service.close)
         await self._directory.start()
@@ -283,7 +295,12 @@ class Sidecar:
             running.push_async_callback(self._bus.close)
             await self._bus_settled(self._bus)
         running.push_async_callback(self.connections.close)
-        running.callback((await serve(self.signaling, signaling)).close)
+        lobby = Lobby(
+            places=sockets,
+            upgraded=lambda: len(self.connections.by_id),
+            on_full=_crowd_warning(self._log, "signaling"),
+        )
+        running.callback((await serve(self.signaling, signaling, backlog=backlog, lobby=lobby)).close)
         self._listening = True
         self.address, self.ops_address = _name(signaling), _name(ops)
         gc.freeze()  # what is here now stays: no collection need look at it again
@@ -302,7 +319,8 @@ class Sidecar:
             self._drained.cancel()
             await asyncio.gather(self._drained, return_exceptions=True)
         await self._running.aclose()
-        self._log.info("stopped")
+        if self._listening:
+            self._log.info("stopped")
 
     def _why_not_ready(self) -> str | None:
         if self._drain.begun:
@@ -368,19 +386,28 @@ def _membership_tls(settings: Settings) -> TlsFiles | None:
     return files if any((files.ca, files.cert, files.server_name)) else None
 
 
-def _warn_once(log: BoundLogger) -> Callable[[str], None]:
-    warned = False
+def _untrusted_header_warning(log: BoundLogger) -> Callable[[str], None]:
+    message = "X-Forwarded-* from a peer that is not in SIDECAR_TRUSTED_PROXIES is ignored (said once)"
+    return _seldom(lambda peer: log.warning(message, peer=peer), seconds=math.inf)
 
-    def warn(peer: str) -> None:
-        nonlocal warned
-        if not warned:
-            warned = True
-            log.warning(
-                "X-Forwarded-* from a peer that is not in SIDECAR_TRUSTED_PROXIES is ignored (said once)",
-                peer=peer,
-            )
 
-    return warn
+def _crowd_warning(log: BoundLogger, listener: str) -> Callable[[], None]:
+    message = "too many sockets: those silent the longest are cut"
+    return _seldom(lambda: log.warning(message, listener=listener), seconds=CROWD_SECONDS)
+
+
+def _seldom(tell: Callable[P, object], *, seconds: float) -> Callable[P, None]:
+    """`tell`, but not again within so many seconds."""
+    next_at = -math.inf
+
+    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+        nonlocal next_at
+        now = time.monotonic()
+        if now >= next_at:
+            next_at = now + seconds
+            tell(*args, **kwargs)
+
+    return told
 
 
 def _name(sock: socket.socket) -> str:

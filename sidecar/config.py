@@ -272,16 +272,20 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
     """
     problems: list[str] = []
     warnings: list[str] = []
-    raw = _from_file(environ.get(CONFIG_FILE, ""), problems) | _from_environment(environ, problems, warnings)
-    settings, bad_fields = _validate(raw, problems)
-    problems += [text for fields, text in _conflicts(settings) if not bad_fields.intersection(fields)]
+    table = _from_file(environ.get(CONFIG_FILE, ""), problems)
+    from_environment = _from_environment(environ, problems, warnings)
+    # What a file that cannot be read would have said is not known: only what is there is judged beside it.
+    settings, bad_fields = _validate((table or {}) | from_environment, problems, partial=table is None)
+    if table is not None:
+        problems += [text for fields, text in _conflicts(settings) if not bad_fields.intersection(fields)]
     if problems:
         raise BadSettings(problems)
     warnings += _doubts(settings)
     return settings, warnings
 
 
-def _from_file(name: str, problems: list[str]) -> dict[str, Any]:
+def _from_file(name: str, problems: list[str]) -> dict[str, Any] | None:
+    """What the file says; None: it could not be read."""
     if not name:
         return {}
     try:
@@ -289,10 +293,10 @@ def _from_file(name: str, problems: list[str]) -> dict[str, Any]:
             table = tomllib.load(file)
     except OSError as error:
         problems.append(f"{CONFIG_FILE}: {name!r}: expected a TOML file that can be read ({error.strerror})")
-        return {}
+        return None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.append(f"{CONFIG_FILE}: {name!r}: expected TOML ({error})")
-        return {}
+        return None
     for key in [key for key in table if key not in Settings.model_fields]:
         del table[key]
         problems.append(f"{key} (in {name}): unknown setting{_did_you_mean(key, '')}")
@@ -324,8 +328,11 @@ def _did_you_mean(field: str, prefix: str) -> str:
     return f"; did you mean {(prefix + close[0]).upper() if prefix else close[0]}?"
 
 
-def _validate(raw: dict[str, Any], problems: list[str]) -> tuple[Settings, set[str]]:
-    """`raw` as Settings, the fields that were bad or missing set aside so that the rest can be looked at too."""
+def _validate(raw: dict[str, Any], problems: list[str], *, partial: bool) -> tuple[Settings, set[str]]:
+    """`raw` as Settings, the fields that were bad or missing set aside so that the rest can be looked at too.
+
+    `partial`: what is missing is no problem.
+    """
     bad: set[str] = set()
     try:
         return Settings.model_validate(raw), bad
@@ -338,7 +345,8 @@ def _validate(raw: dict[str, Any], problems: list[str]) -> tuple[Settings, set[s
             expected = str(problem["msg"]).removeprefix("Value error, ")
             name = (PREFIX + field).upper()
             if problem["type"] == "missing":
-                problems.append(f"{name}: required, but not set")
+                if not partial:
+                    problems.append(f"{name}: required, but not set")
             else:
                 problems.append(f"{name}: {_shown(raw[field])}: expected {_lower_first(expected)}")
     rest = {field: value for field, value in raw.items() if field not in bad}

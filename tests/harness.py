@@ -184,14 +184,19 @@ class Sidecar:
 
 
 @contextlib.asynccontextmanager
-async def run_sidecar(**settings: object) -> AsyncIterator[Sidecar]:
-    """Start a sidecar with these settings (names without prefix, any case); end it however the test ended."""
+async def run_sidecar(*, open_files: int | None = None, **settings: object) -> AsyncIterator[Sidecar]:
+    """Start a sidecar with these settings (names without prefix, any case); end it however the test ended.
+
+    `open_files` is how many it may have open; None: as many as the test.
+    """
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SIDECAR_")}
     defaults = {"host": "127.0.0.1", "port": 0, "ops_host": "127.0.0.1", "ops_port": 0}
     environ |= {f"SIDECAR_{name.upper()}": str(value) for name, value in (defaults | settings).items()}
+    limited = ["prlimit", f"--nofile={open_files}"] if open_files else []
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sidecar", "serve", cwd=ROOT, env=environ, stderr=asyncio.subprocess.PIPE
-    )
+        *limited, sys.executable, "-m", "sidecar", "serve",
+        cwd=ROOT, env=environ, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
     sidecar = Sidecar(process)
     started = asyncio.Event()
 

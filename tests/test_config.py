@@ -133,6 +133,22 @@ def test_a_bad_file_is_told_like_a_bad_variable(tmp_path, text, expected):
     assert "can be read" in problems(GOOD | {"SIDECAR_CONFIG_FILE": str(tmp_path / "missing.toml")})
 
 
+@pytest.mark.parametrize("text", [None, "port = "])
+def test_a_file_that_cannot_be_read_is_not_blamed_for_what_it_may_have_said(tmp_path, text):
+    file = tmp_path / "sidecar.toml"
+    if text is not None:
+        file.write_text(text)
+    environ = {"SIDECAR_CONFIG_FILE": str(file)}
+    (only,) = problems(environ).splitlines()
+    assert only.startswith(f"SIDECAR_CONFIG_FILE: {str(file)!r}")
+    beside = problems(environ | {"SIDECAR_PORT": "x", "SIDECAR_HOTS": "x"}).splitlines()
+    assert {line.partition(":")[0] for line in beside} == {
+        "SIDECAR_CONFIG_FILE",
+        "SIDECAR_PORT",
+        "SIDECAR_HOTS",
+    }
+
+
 def test_what_kubernetes_injects_for_a_service_is_ignored_with_a_warning():
     injected = {
         "SIDECAR_SERVICE_HOST": "10.0.0.1",

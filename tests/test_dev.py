@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -77,6 +79,30 @@ def test_check_config_looks_into_the_key_file(tmp_path):
     assert "key.pem" in bad.stderr
 
 
+def test_a_start_that_fails_says_why_and_never_that_it_stopped(tmp_path, issuer):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        serve = command(
+            "serve",
+            cwd=tmp_path,
+            SIDECAR_HOST="127.0.0.1",
+            SIDECAR_PORT=port,
+            SIDECAR_OPS_PORT="0",
+            SIDECAR_JWT_AUDIENCES="x",
+            SIDECAR_JWT_PUBLIC_KEY_FILE=str(issuer.public_file),
+            SIDECAR_MEMBERSHIP_TARGET="dns:///chat:5001",
+        )
+        dev = command("dev", cwd=tmp_path, SIDECAR_PORT=port, SIDECAR_OPS_PORT="0")
+    assert serve.returncode == dev.returncode == 2
+    (line,) = (serve.stdout + serve.stderr).splitlines()
+    assert "cannot start" in line
+    assert port in line
+    (line,) = (dev.stdout + dev.stderr).splitlines()
+    assert port in line
+
+
 @pytest.fixture
 async def desk(tmp_path):
     """A running `dev` in an empty folder: its process, and what it printed."""
@@ -119,6 +145,22 @@ async def test_dev_prints_links_and_tokens_that_work_and_follows_edits(desk, tmp
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(15):
         assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("arguments", [("dev",), ("token", "--account", ACCOUNT)])
+def test_dev_and_token_say_where_their_keys_cannot_be_kept(tmp_path, arguments):
+    (tmp_path / ".dev").write_text("a file in the way")
+    refused = command(*arguments, cwd=tmp_path)
+    assert refused.returncode != 0
+    (line,) = refused.stderr.splitlines()
+    assert str(tmp_path / ".dev") in line
+
+
+def test_dev_says_that_it_needs_a_checkout(tmp_path):
+    shutil.copytree(ROOT / "sidecar", tmp_path / "sidecar")
+    refused = command("dev", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert refused.returncode != 0
+    assert refused.stderr == "dev is not part of this installation: run it from a checkout\n"
 
 
 def test_dev_serves_nobody_but_this_machine(tmp_path):

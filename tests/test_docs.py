@@ -10,7 +10,7 @@ from sidecar.config import Settings
 from sidecar.errors import RefusalCode
 from sidecar.signaling.envelope import Dialect
 from sidecar.signaling.packets import PacketErrorCode
-from sidecar.transport.connection import FLOOD_MESSAGES, MALFORMED_ALLOWED
+from sidecar.transport.conduct import FLOOD_MESSAGES, MALFORMED_ALLOWED
 from tests.harness import ROOT
 
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 
+import pytest
+
 from tests.harness import guid, until
 
 
@@ -12,6 +14,34 @@ async def test_probes_speak_of_this_process_alone(start, issuer):
         assert (await sidecar.ops("/livez")).status == 200
         assert (await sidecar.ops("/readyz")).status == 200
         assert (await sidecar.ops("/nothing")).status == 404
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/", "/state"])
+async def test_head_is_answered_as_get_is_without_a_body(start, path):
+    async with start(ops_page=True) as sidecar:
+        whole, head = await sidecar.ops(path), await sidecar.ops(path, method="HEAD")
+        assert head.status == whole.status == 200
+        assert head.headers["content-type"] == whole.headers["content-type"]
+        assert int(head.headers["content-length"]) > 0
+        assert not head.body
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "allowed"), [("/livez", "POST", {"GET", "HEAD"}), ("/drain", "GET", {"POST"})]
+)
+async def test_another_method_is_told_which_are_allowed(world, path, method, allowed):
+    answer = await world.sidecar.ops(path, method=method)
+    assert answer.status == 405
+    assert set(answer.headers["allow"].split(", ")) == allowed
+
+
+async def test_no_answer_has_an_empty_header(world):
+    for answer in (
+        await world.sidecar.ops("/livez"),
+        await world.sidecar.ops("/x"),
+        await world.sidecar.probe("x"),
+    ):
+        assert all(answer.headers.values()), answer.headers
 
 
 async def test_without_keys_it_is_alive_and_not_ready(start):

@@ -21,6 +21,9 @@ def test_the_internals_are_where_they_were():
     assert {"_callback_check_timeouts", "recv_buffer"} <= set(HttpProtocol.__slots__)
     assert {"transport", "connections", "_task"} <= set(SanicProtocol.__slots__)
     assert {"recv_buffer", "protocol", "upgrade_websocket"} <= set(Http.__slots__)
+    assert "self.connections.add(self)" in inspect.getsource(HttpProtocol.connection_made)
+    assert "self.connections.discard(self)" in inspect.getsource(SanicProtocol.connection_lost)
+    assert "Stage.HANDLER, Stage.RESPONSE" in inspect.getsource(Http.__bool__)
     assert "if self.transport is None" in inspect.getsource(SanicProtocol.close)
     assert 'hasattr(handler, "is_websocket")' in inspect.getsource(sanic.Sanic.handle_request)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from sidecar.auth import strict_json
 from sidecar.errors import Refusal, RefusalCode
@@ -26,12 +27,16 @@ class Use(StrEnum):
     REFRESH = "refresh"
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+_USES = {str(use): use for use in (Use.USER, Use.API_KEY)}
+"""Those that authenticate."""
+
+
+class Principal(Struct, frozen=True, gc=False):
     """Who a verified token speaks for. Times are Unix seconds; `name` and `nick` are "" when not claimed.
 
     `account_id` is a GUID in lower case with dashes. `session_id` is claim `sid`, else `jti`. `expires_at` is
-    None only for an API key that never expires. Names are valid Unicode of at most 256 characters.
+    None only for an API key that never expires; `valid_from` is the later of `iat` and `nbf`. Names are valid
+    Unicode of at most 256 characters.
     """
 
     account_id: str
@@ -41,14 +46,7 @@ class Principal:
     nick: str
     issued_at: float | None
     expires_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """A token's claims, right in all that does not change with time."""
-
-    principal: Principal
-    not_before: float | None
+    valid_from: float | None = None
 
     def check(self, *, bot: bool, now: float, leeway_seconds: float) -> None:
         """Judge what depends on the scheme and the clock; expiry last, so that it is all that is wrong.
@@ -56,13 +54,11 @@ class Claims:
         Raises:
             Refusal: UNAUTHORIZED or TOKEN_EXPIRED.
         """
-        principal = self.principal
-        if bot != (principal.use is Use.API_KEY):
+        if bot != (self.use is Use.API_KEY):
             raise unauthorized("API keys, and only they, use the scheme Bot")
-        for at in (self.not_before, principal.issued_at):
-            if at is not None and at > now + leeway_seconds:
-                raise unauthorized("the token is not valid yet")
-        if principal.expires_at is not None and principal.expires_at <= now - leeway_seconds:
+        if self.valid_from is not None and self.valid_from > now + leeway_seconds:
+            raise unauthorized("the token is not valid yet")
+        if self.expires_at is not None and self.expires_at <= now - leeway_seconds:
             raise Refusal(RefusalCode.TOKEN_EXPIRED, "the token has expired")
 
 
@@ -70,7 +66,7 @@ def unauthorized(message: str) -> Refusal:
     return Refusal(RefusalCode.UNAUTHORIZED, message)
 
 
-def parse(payload: bytes, *, issuers: AbstractSet[str], audiences: AbstractSet[str]) -> Claims:
+def parse(payload: bytes, *, issuers: AbstractSet[str], audiences: AbstractSet[str]) -> Principal:
     """Read the payload of a token whose signature is verified.
 
     Raises:
@@ -91,17 +87,16 @@ def parse(payload: bytes, *, issuers: AbstractSet[str], audiences: AbstractSet[s
     expires_at = _time(claims, "exp")
     if expires_at is None and use is not Use.API_KEY:
         raise unauthorized("the token has no exp")
-    return Claims(
-        principal=Principal(
-            account_id=_account_id(claims.get("sub")),
-            use=use,
-            session_id=_session_id(claims),
-            name=_name(claims.get("name")),
-            nick=_name(claims.get("nick")),
-            issued_at=_time(claims, "iat"),
-            expires_at=expires_at,
-        ),
-        not_before=_time(claims, "nbf"),
+    issued_at, not_before = _time(claims, "iat"), _time(claims, "nbf")
+    return Principal(
+        account_id=_account_id(claims.get("sub")),
+        use=use,
+        session_id=_session_id(claims),
+        name=_name(claims.get("name")),
+        nick=_name(claims.get("nick")),
+        issued_at=issued_at,
+        expires_at=expires_at,
+        valid_from=_later(issued_at, not_before),
     )
 
 
@@ -116,11 +111,10 @@ def _audiences(value: object) -> list[str]:
 
 def _use(claims: dict[str, object]) -> Use:
     value = claims["type"] if "type" in claims else claims.get("token_use", "user")
-    if value == Use.USER:
-        return Use.USER
-    if value == Use.API_KEY:
-        return Use.API_KEY
-    raise unauthorized("a token of this use does not authenticate")
+    use = _USES.get(value) if isinstance(value, str) else None
+    if use is None:
+        raise unauthorized("a token of this use does not authenticate")
+    return use
 
 
 def _account_id(value: object) -> str:
@@ -155,8 +149,16 @@ def _time(claims: dict[str, object], claim: str) -> float | None:
     return float(value)
 
 
+def _later(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return max(one, other)
+
+
 def _name(value: object) -> str:
     """A display name that can be sent on: a lone surrogate is not Unicode and would break every receiver."""
     if not isinstance(value, str):
         return ""
+    if value.isascii():
+        return value[:MAX_NAME_CHARACTERS]
     return value[:MAX_NAME_CHARACTERS].encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -12,7 +10,7 @@ SUBPROTOCOL = "bearer"
 _AUTHORIZATION_HEADERS = ("authorization", "x-forwarded-authorization", "x-original-authorization")
 _SCHEMES = {"bearer": False, "bot": True}
 _WRAPPERS = {"[": "]", '"': '"'}
-_LIST_SEPARATOR = re.compile(r"[ \t]*,[ \t]*")  # RFC 9110 5.6.1
+_BLANKS = " \t"
 
 
 class Headers(Protocol):
@@ -80,13 +78,12 @@ def _unwrapped(value: str) -> str:
 def _from_subprotocols(headers: Headers) -> str | None:
     """What follows the first `bearer`, as `new WebSocket(url, ["bearer", token])` offers it."""
     offered = _subprotocols(headers)
-    for name in offered:
-        if name == SUBPROTOCOL:
-            return next(offered, None)
-    return None
+    if SUBPROTOCOL not in offered:
+        return None
+    return next(iter(offered[offered.index(SUBPROTOCOL) + 1 :]), None)
 
 
-def _subprotocols(headers: Headers) -> Iterator[str]:
-    """The offered subprotocols in order, over all header lines (RFC 6455 11.3.4)."""
-    for line in headers.getall("sec-websocket-protocol", []):
-        yield from filter(None, _LIST_SEPARATOR.split(line.strip()))
+def _subprotocols(headers: Headers) -> list[str]:
+    """The offered subprotocols in order, over all header lines (RFC 6455 11.3.4; RFC 9110 5.6.1)."""
+    lines = headers.getall("sec-websocket-protocol", [])
+    return [name for line in lines for item in line.split(",") if (name := item.strip(_BLANKS))]

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 
+import structlog
+
 from sidecar.auth import keyset
 from sidecar.auth.keyset import BadKeys, PreparedKey
 from sidecar.auth.sources import FileSource, Source, Unreachable, UrlSource
@@ -22,6 +24,8 @@ _FILE_POLL_SECONDS = 2.0
 _ON_DEMAND_COOLDOWN_SECONDS = 10.0
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 15.0
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 class RefreshResult(StrEnum):
@@ -40,7 +44,8 @@ class KeyRing:
     """The keys that may sign tokens now, from exactly one source.
 
     The last good set stays while the source is down, empty or garbage. A key that left the source stops
-    working within `refresh_seconds` (a URL) or about two seconds (a file). `generation` grows at each change.
+    working within `refresh_seconds` (a URL) or about two seconds (a file). `generation` grows at each change,
+    `removals` where a key is no longer there.
     """
 
     def __init__(
@@ -79,7 +84,9 @@ class KeyRing:
         self._on_problem = on_problem
 
         self.generation = 0
-        self._keys: tuple[PreparedKey, ...] = ()
+        self.removals = 0
+        self._keys: frozenset[PreparedKey] = frozenset()
+        self._fitting: dict[str, tuple[PreparedKey, ...]] = {}  # the same, by algorithm
         self._document: bytes | None = None  # the last one read, good or bad
         self._problem: str | None = None
         self._failures = 0  # in a row
@@ -92,13 +99,10 @@ class KeyRing:
         """Keys were loaded at least once."""
         return self.generation > 0
 
-    def __contains__(self, key: PreparedKey) -> bool:
-        return key in self._keys
-
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[PreparedKey]:
         """The keys a token may be signed with: those its `kid` names, else every key that fits."""
-        fitting = [key for key in self._keys if algorithm in key.algorithms]
-        named = [key for key in fitting if key.kid == kid] if kid is not None else []
+        fitting = self._fitting.get(algorithm, ())
+        named = [key for key in fitting if key.kid == kid] if kid is not None else ()
         return named or fitting
 
     async def start(self) -> None:
@@ -112,7 +116,7 @@ class KeyRing:
         if self._is_file and not self.loaded:
             await self.close()
             raise BadKeys(self._problem or f"{self._source.name}: could not be read in time")
-        self._follower = asyncio.create_task(self._follow(first), name="follow keys")
+        self._follower = asyncio.create_task(self._keep_following(first), name="follow keys")
 
     async def close(self) -> None:
         """Stop following; the keys stay as they are."""
@@ -149,10 +153,21 @@ class KeyRing:
             self._flight = asyncio.create_task(self._refresh(), name="refresh keys")
         return self._flight
 
+    async def _keep_following(self, flight: asyncio.Task[None]) -> None:
+        """A bug in one look must not let removed keys live on: it is logged, and the next look comes all the same."""
+        while True:
+            try:
+                await self._follow(flight)
+            except Exception:
+                log.exception("following the keys failed, it begins again")
+                await asyncio.sleep(min(_LAST_RETRY_SECONDS, self._interval_seconds))
+            flight = self._begin_flight()
+
     async def _follow(self, flight: asyncio.Task[None]) -> None:
         while True:
             began = time.monotonic()
             await asyncio.wait({flight})
+            flight.result()  # raises what only a bug lets out
             # From beginning to beginning: a slow answer must not let a removed key live longer.
             due = began + self._interval_seconds - time.monotonic()
             pause = self._retry_seconds() if self._failures else due
@@ -186,10 +201,16 @@ class KeyRing:
     def _loaded(self, keys: tuple[PreparedKey, ...]) -> None:
         self._failures = 0
         self._problem = None
-        changed = set(keys) != set(self._keys)
+        before, self._keys = self._keys, frozenset(keys)
+        changed = self._keys != before
         if changed:
-            self._keys = keys
             self.generation += 1
+            self._fitting = {
+                algorithm: tuple(key for key in keys if algorithm in key.algorithms)
+                for algorithm in self._algorithms
+            }
+        if not before <= self._keys:
+            self.removals += 1
         self._on_refresh(RefreshResult.CHANGED if changed else RefreshResult.UNCHANGED)
 
     def _failed(self, result: RefreshResult, problem: str) -> None:

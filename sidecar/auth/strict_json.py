@@ -6,21 +6,6 @@ import json
 from typing import NoReturn
 
 
-def loads(document: bytes) -> object:
-    """Parse one UTF-8 JSON text.
-
-    Raises:
-        ValueError: not UTF-8, not JSON, a name twice in one object, NaN or Infinity, or nested too deep.
-    """
-    try:
-        value: object = json.loads(
-            document.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
-        )
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    return value
-
-
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
@@ -30,3 +15,19 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+
+
+def loads(document: bytes) -> object:
+    """Parse one UTF-8 JSON text.
+
+    Raises:
+        ValueError: not UTF-8, not JSON, a name twice in one object, NaN or Infinity, or nested too deep.
+    """
+    try:
+        value: object = _DECODER.decode(document.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return value

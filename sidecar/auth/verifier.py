@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Container, Sequence
+from hashlib import sha256
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from sidecar.auth import claims
-from sidecar.auth.claims import Claims, Principal, Use, unauthorized
-from sidecar.auth.jws import Jws, Malformed, decode_compact
+from sidecar.auth.claims import Principal, Use, unauthorized
+from sidecar.auth.jws import Jws, Malformed, decode_compact, encode_compact
 from sidecar.auth.keyset import PreparedKey
 from sidecar.errors import Refusal, RefusalCode
 
 __all__ = ["Principal", "Use", "Verifier"]
 
 _CACHED_TOKENS = 10_000
-_LOOKED_AT_PER_INSERT = 2
+_FIRST_LOOK = 64
+"""So many remembered tokens are not worth looking through for expired ones."""
 
 
 class Keys(Protocol):
@@ -26,21 +26,20 @@ class Keys(Protocol):
 
     @property
     def loaded(self) -> bool: ...
-    def __contains__(self, key: PreparedKey) -> bool: ...
+    @property
+    def removals(self) -> int:
+        """Grows whenever a key is no longer one."""
+        ...
+
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[PreparedKey]: ...
     async def refresh_on_demand(self) -> bool: ...
-
-
-class _Verified(NamedTuple):
-    claims: Claims
-    key: PreparedKey
 
 
 class Verifier:
     """Judges tokens by the rules of docs/protocol.md, "The token".
 
-    A token verified once is remembered by its SHA-256 until it expires, its key goes or younger tokens need
-    the place; its times are still judged at each use.
+    A token verified once is remembered by its SHA-256 until it expires, a key goes or younger tokens need the
+    place; its times are still judged at each use.
     """
 
     def __init__(
@@ -69,7 +68,9 @@ class Verifier:
         self._on_fresh = on_fresh
         self._clock = clock
         self._cached_tokens = cached_tokens
-        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()  # least recently used first
+        self._removals = keys.removals
+        self._verified: dict[bytes, Principal] = {}  # by digest, the oldest first, which mostly expires first
+        self._look_at = min(_FIRST_LOOK, cached_tokens)  # so many: time to look for what may be forgotten
 
     async def verify(self, token: str, *, bot: bool) -> Principal:
         """Who the token speaks for. Waits only when no key fits and the key source is asked again.
@@ -78,24 +79,25 @@ class Verifier:
             Refusal: TOKEN_EXPIRED for a token right in everything but `exp`, TOKEN_REVOKED for one whose session has
                 ended, UNAUTHORIZED for any other bad one, UNAVAILABLE while no keys could be loaded yet.
         """
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        compact = _encode(token)
+        digest = sha256(compact).digest()
         known = self._recall(digest)
         if known is not None:
             known.check(bot=bot, now=self._clock(), leeway_seconds=self._leeway_seconds)
-            self.check_session(known.principal)
-            return known.principal
+            self.check_session(known)
+            return known
 
-        jws = self._decode(token)
-        key = self._signer(jws) or await self._signer_after_refresh(jws)
+        jws = self._decode(compact)
+        if not self._is_signed(jws):
+            await self._refresh_for(jws)
         fresh = claims.parse(jws.payload, issuers=self._issuers, audiences=self._audiences)
         now = self._clock()
         fresh.check(bot=bot, now=now, leeway_seconds=self._leeway_seconds)
-        self._remember(digest, _Verified(fresh, key), now)
-        principal = fresh.principal
-        if principal.use is Use.USER and principal.issued_at is not None:
-            self._on_fresh(now - principal.issued_at)
-        self.check_session(principal)
-        return principal
+        self._remember(digest, fresh, now)
+        if fresh.use is Use.USER and fresh.issued_at is not None:
+            self._on_fresh(now - fresh.issued_at)
+        self.check_session(fresh)
+        return fresh
 
     def check_session(self, principal: Principal) -> None:
         """Look whether the session of a verified token has ended; true until the caller's next await.
@@ -106,46 +108,63 @@ class Verifier:
         if principal.session_id in self._revoked:
             raise Refusal(RefusalCode.TOKEN_REVOKED, "the session of this token has ended")
 
-    def _decode(self, token: str) -> Jws:
+    def _decode(self, compact: bytes) -> Jws:
         try:
-            jws = decode_compact(token)
+            jws = decode_compact(compact)
         except Malformed as error:
-            raise unauthorized(f"the token is malformed: {error}") from None
-        if jws.algorithm not in self._algorithms:
+            raise _malformed(error) from None
+        if jws.header.algorithm not in self._algorithms:
             raise unauthorized("the token's algorithm is not accepted")
         return jws
 
-    def _signer(self, jws: Jws) -> PreparedKey | None:
-        for key in self._keys.candidates(jws.kid, jws.algorithm):
-            if key.verifies(jws.algorithm, jws.signing_input, jws.signature):
-                return key
-        return None
+    def _is_signed(self, jws: Jws) -> bool:
+        algorithm = jws.header.algorithm
+        for key in self._keys.candidates(jws.header.kid, algorithm):
+            if key.verifies(algorithm, jws.signing_input, jws.signature):
+                return True
+        return False
 
-    async def _signer_after_refresh(self, jws: Jws) -> PreparedKey:
-        if await self._keys.refresh_on_demand():
-            key = self._signer(jws)
-            if key is not None:
-                return key
+    async def _refresh_for(self, jws: Jws) -> None:
+        """Look for a key of `jws` where keys come from. Raises: Refusal."""
+        if await self._keys.refresh_on_demand() and self._is_signed(jws):
+            return
         if not self._keys.loaded:
             raise Refusal(RefusalCode.UNAVAILABLE, "the issuer's keys are not loaded yet")
         raise unauthorized("the token's signature is not by a key of the issuer")
 
-    def _recall(self, digest: bytes) -> Claims | None:
-        entry = self._verified.get(digest)
-        if entry is None:
-            return None
-        if entry.key not in self._keys:
-            del self._verified[digest]
-            return None
-        self._verified.move_to_end(digest)
-        return entry.claims
+    def _recall(self, digest: bytes) -> Principal | None:
+        if self._removals != self._keys.removals:
+            self._removals = self._keys.removals
+            self._verified.clear()  # the few that another key signed are verified again
+        return self._verified.get(digest)
 
-    def _remember(self, digest: bytes, entry: _Verified, now: float) -> None:
-        self._verified[digest] = entry
-        # The least used have mostly expired: two looked at per new one keep the memory near what lives.
-        for oldest in list(islice(self._verified, _LOOKED_AT_PER_INSERT)):
-            expires_at = self._verified[oldest].claims.principal.expires_at
-            if expires_at is not None and expires_at <= now - self._leeway_seconds:
-                del self._verified[oldest]
-        while len(self._verified) > self._cached_tokens:
-            self._verified.popitem(last=False)
+    def _remember(self, digest: bytes, principal: Principal, now: float) -> None:
+        self._verified[digest] = principal
+        if len(self._verified) > self._look_at:
+            self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """Forget what expired, then the oldest over seven eighths: one pass for many new tokens."""
+        ended = now - self._leeway_seconds
+        expired = [
+            digest
+            for digest, principal in self._verified.items()
+            if principal.expires_at is not None and principal.expires_at <= ended
+        ]
+        over = len(self._verified) - len(expired) - max(self._cached_tokens * 7 // 8, 1)
+        for digest in expired:
+            del self._verified[digest]
+        for digest in list(islice(self._verified, max(over, 0))):
+            del self._verified[digest]
+        self._look_at = min(max(2 * len(self._verified), _FIRST_LOOK), self._cached_tokens)
+
+
+def _encode(token: str) -> bytes:
+    try:
+        return encode_compact(token)
+    except Malformed as error:
+        raise _malformed(error) from None
+
+
+def _malformed(error: Malformed) -> Refusal:
+    return unauthorized(f"the token is malformed: {error}")

@@ -7,11 +7,12 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import structlog
 from nats import errors
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -29,6 +30,7 @@ LAST_RETRY_SECONDS = 1.0
 FOLLOWER_RETRY_SECONDS = 1.0
 GOODBYE_SECONDS = 1.0
 MAX_PROBLEMS_SAID = 20
+CA_POLL_SECONDS = 60.0
 DEFAULT_MAX_PAYLOAD_BYTES = 1024 * 1024
 
 
@@ -71,7 +73,10 @@ class NatsBus:
         prefix: str,
         followers: Sequence[Follower],
         clock: Callable[[], float],
+        on_ca: Callable[[bytes], None] = lambda _pem: None,
+        ca_poll_seconds: float = CA_POLL_SECONDS,
     ) -> None:
+        """`on_ca` gets the CA's certificates, at the start and when the file has changed."""
         self.connected = False
         self.tried = asyncio.Event()
         """Set once the first attempt to connect has succeeded or failed."""
@@ -81,6 +86,8 @@ class NatsBus:
         self._prefix = prefix
         self._followers = followers
         self._clock = clock
+        self._on_ca = on_ca
+        self._ca_poll_seconds = ca_poll_seconds
         self._max_payload_bytes = DEFAULT_MAX_PAYLOAD_BYTES
         self._client: RoomClient | None = None
         self._outgoing: deque[_Publish | _Subscribe | _Unsubscribe] = deque()
@@ -92,7 +99,10 @@ class NatsBus:
 
     async def start(self) -> None:
         """Begin to connect; returns at once."""
-        for work in (self._stay_connected(), self._look()):
+        works = [self._stay_connected(), self._look()]
+        if self._access.tls_ca_file is not None:
+            works.append(self._follow_ca(self._access.tls_ca_file))
+        for work in works:
             self._tasks.append(asyncio.get_running_loop().create_task(work, name="bus"))
 
     async def close(self) -> None:
@@ -143,6 +153,7 @@ class NatsBus:
 
     async def _stay_connected(self) -> None:
         wait = FIRST_RETRY_SECONDS
+        discovered: Sequence[Srv] = ()
         while True:
             client = RoomClient(
                 subjects=f"{self._prefix}.".encode(),
@@ -156,6 +167,7 @@ class NatsBus:
                     self._access,
                     name=f"sphere-sidecar {self._rooms.me}",
                     inbox_prefix=f"_INBOX.{self._prefix}",
+                    discovered=discovered,
                 )
                 wait = FIRST_RETRY_SECONDS
                 await self._serve(client)
@@ -164,6 +176,7 @@ class NatsBus:
             finally:
                 self._disconnect()
                 self.tried.set()
+                discovered = client.discovered or discovered
                 await client.shut()
             await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - spreads load
             wait = min(wait * 2, LAST_RETRY_SECONDS)
@@ -256,6 +269,17 @@ class NatsBus:
         if text not in self._said_problems and len(self._said_problems) < MAX_PROBLEMS_SAID:
             self._said_problems.add(text)
             log.warning("bus trouble", problem=text, connected=self.connected)
+
+    async def _follow_ca(self, file: Path) -> None:
+        """Each connection reads the file anew, so the one on disk is what counts."""
+        known = b""
+        while True:
+            with suppress(OSError):  # whoever connects with it complains
+                pem = await asyncio.to_thread(file.read_bytes)
+                if pem != known:
+                    known = pem
+                    self._on_ca(pem)
+            await asyncio.sleep(self._ca_poll_seconds)
 
     async def _look(self) -> None:
         while True:

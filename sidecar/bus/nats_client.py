@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from nats import errors
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 
 CONNECT_SECONDS = 2.0
 PING_SECONDS = 1
 CLOSE_SECONDS = 1.0
 PENDING_BYTES = 2 * 1024 * 1024
+MAX_DISCOVERED = 16
 NO_RESPONDERS = b"NATS/1.0 503"
 
 
@@ -55,6 +57,8 @@ class RoomClient(Client):
         super().__init__()
         self.lost = asyncio.Event()
         self.heard_at = clock()
+        self.discovered: list[Srv] = []
+        """The other servers of this one's cluster, as it told last."""
         self._subjects = subjects
         self._on_message = on_message
         self._on_nobody = on_nobody
@@ -62,15 +66,19 @@ class RoomClient(Client):
         self._clock = clock
         self._demands_tls = False
 
-    async def open(self, access: Access, *, name: str, inbox_prefix: str) -> None:
-        """Connect, once.
+    async def open(
+        self, access: Access, *, name: str, inbox_prefix: str, discovered: Sequence[Srv] = ()
+    ) -> None:
+        """Connect, once: to one of `access` or of those that an earlier connection discovered.
 
         Raises:
             OSError, nats.errors.Error, TimeoutError: no server could be used.
         """
         self._demands_tls = access.demands_tls
         password = access.password_file.read_text().strip() if access.password_file else None
-        async with asyncio.timeout(CONNECT_SECONDS * len(access.servers)):
+        configured = {urlsplit(server).netloc for server in access.servers}
+        self._server_pool = [server for server in discovered if server.uri.netloc not in configured]
+        async with asyncio.timeout(CONNECT_SECONDS * (len(configured) + len(self._server_pool))):
             await self.connect(
                 list(access.servers),
                 name=name,
@@ -118,6 +126,12 @@ class RoomClient(Client):
                 raise errors.Error("nats: TLS is demanded, but the server offers none")
             info["tls_required"] = True
         await super()._process_info(info, initial_connection)
+        if told := info.get("connect_urls"):
+            others = [
+                server for server in self._server_pool if server.discovered and server.uri.netloc in told
+            ]
+            self.discovered = [replace(server, reconnects=0, last_attempt=None) for server in others]
+            del self.discovered[MAX_DISCOVERED:]
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import partial
 
 import msgspec
 import structlog
 from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
+from sidecar.bus.digests import Digests, digest_of
+from sidecar.bus.stream import StreamReader
 from sidecar.guid import canonical_guid
 
 log = structlog.stdlib.get_logger(__name__)
 
-REPLAYED_SECONDS = 24 * 3600
-"""How far back a replica that starts asks the stream, which may keep everything for ever."""
-HELD = 200_000
-"""Sessions remembered; the longest ended go first. Tokens live for minutes, so this bounds memory and not safety."""
-MARGIN_SECONDS = 60.0
-"""On a new connection the stream is read again from this long before the last event read."""
-HEARTBEAT_SECONDS = 5.0
-SILENT_HEARTBEATS = 3
+LATELY_SECONDS = 24 * 3600
+"""What ended this long before the start is read first, at once: it covers every token that expires within it."""
+EARLIER_BITS_PER_SECOND = 16_000_000
+"""What ended before that matters to tokens without `exp` alone, and is read beside the work: some 6,000 a second."""
+HELD = 1_000_000
+"""Sessions remembered at least, if so many ended: some 13 MB. Beyond twice as many the longest ended are forgotten."""
+TELL_SECONDS = 0.25
+"""How long news wait for more: whoever is told looks at every connection."""
 STREAM_RETRY_SECONDS = 5.0
-REQUEST_SECONDS = 5.0
 MAX_SESSION_ID_CHARACTERS = 256
 
 
@@ -42,31 +39,36 @@ _event = msgspec.json.Decoder(_Revoked)
 
 
 class RevokedSessions:
-    """The sessions known to have ended, the latest `HELD` of them."""
+    """The sessions known to have ended: the latest `held`, and up to as many before them."""
 
     def __init__(self, *, held: int = HELD) -> None:
         self._held = held
-        self._ended: dict[str, None] = {}
+        self._latest, self._before = Digests(), Digests()
 
     def __contains__(self, session_id: object) -> bool:
-        return isinstance(session_id, str) and _canonical(session_id) in self._ended
+        return isinstance(session_id, str) and self._has(_digest(session_id))
 
     def __len__(self) -> int:
-        return len(self._ended)
+        return len(self._latest) + len(self._before)
 
     def add(self, session_id: str) -> bool:
         """Whether that was news."""
-        session_id = _canonical(session_id)
-        if session_id in self._ended:
+        digest = _digest(session_id)
+        if self._has(digest):
             return False
-        self._ended[session_id] = None
-        if len(self._ended) > self._held:
-            del self._ended[next(iter(self._ended))]
+        self._latest.add(digest)
+        if len(self._latest) >= self._held:
+            if self._before:
+                log.warning("ended sessions forgotten", sessions=len(self._before))
+            self._latest, self._before = Digests(), self._latest
         return True
+
+    def _has(self, digest: bytes) -> bool:
+        return digest in self._latest or digest in self._before
 
 
 class SessionEvents:
-    """Follows the subject on core NATS, and the stream behind it from where it was last heard.
+    """Follows the subject on core NATS, and the stream behind it: what it got lately, then all it still has.
 
     The subject alone says what an event is: publishers differ in what they call it. Duplicates change nothing.
     """
@@ -82,86 +84,63 @@ class SessionEvents:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`on_revoked` is called after events that were news; `on_bad_event` for each that cannot be read."""
-        self.caught_up = asyncio.Event()
-        """Set once everything the stream has is known, or when there is no stream to ask."""
         self._subject = subject
         self._stream = stream
         self._revoked = revoked
         self._on_revoked = on_revoked
         self._on_bad_event = on_bad_event
-        self._from_time = wall_clock() - REPLAYED_SECONDS
-        self._heard_at = 0.0
-        self._last_in_consumer = 0
+        self._lately = StreamReader(
+            stream=stream,
+            subject=subject,
+            from_time=wall_clock() - LATELY_SECONDS,
+            on_event=self._take_in,
+        )
+        self._earlier = StreamReader(
+            stream=stream,
+            subject=subject,
+            from_time=None,
+            bits_per_second=EARLIER_BITS_PER_SECOND,
+            at_most=HELD,
+            ends=True,
+            on_event=self._take_in,
+            on_skipped=_say_skipped,
+        )
+        self.caught_up = self._lately.caught_up
+        """Set once what the stream got lately is known, or when there is no stream to ask."""
         self._told = False
         self._said = ""
 
     async def follow(self, client: Client) -> None:
         await client.subscribe(self._subject, cb=self._on_live)
-        while self._stream:
-            try:
-                await self._follow_stream(client)
-            except NotFoundError:
-                self._say("there is no such stream: what was told before this replica started is not known")
-            except (errors.Error, OSError) as problem:
-                self._say(f"the stream cannot be read: {problem or type(problem).__name__}")
+        if not self._stream:
+            self.caught_up.set()
+            await asyncio.Event().wait()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._read_lately(client))
+            tasks.create_task(self._read_earlier(client))
+
+    async def _read_lately(self, client: Client) -> None:
+        while True:
+            await self._read(self._lately, client)
             self.caught_up.set()
             await asyncio.sleep(STREAM_RETRY_SECONDS)
-        self.caught_up.set()
-        await asyncio.Event().wait()
 
-    async def _follow_stream(self, client: Client) -> None:
-        """Read on from shortly before the last event read, until something is amiss with the consumer."""
-        inbox = client.new_inbox()
-        self._last_in_consumer = 0
-        self._heard_at = asyncio.get_running_loop().time()
-        pushed = await client.subscribe(inbox, cb=partial(self._on_pushed, client))
+    async def _read_earlier(self, client: Client) -> None:
+        await self.caught_up.wait()
+        while not self._earlier.caught_up.is_set():
+            await self._read(self._earlier, client)
+            await asyncio.sleep(STREAM_RETRY_SECONDS)
+
+    async def _read(self, reader: StreamReader, client: Client) -> None:
         try:
-            consumer = await client.jetstream(timeout=REQUEST_SECONDS).add_consumer(
-                self._stream,
-                ConsumerConfig(
-                    name=uuid.uuid4().hex,
-                    deliver_subject=inbox,
-                    deliver_policy=DeliverPolicy.BY_START_TIME,
-                    opt_start_time=datetime.fromtimestamp(self._from_time, UTC),
-                    filter_subject=self._subject,
-                    ack_policy=AckPolicy.NONE,
-                    flow_control=True,
-                    idle_heartbeat=HEARTBEAT_SECONDS,
-                    mem_storage=True,
-                    num_replicas=1,
-                ),
-            )
-            if not consumer.num_pending:
-                self.caught_up.set()
-            while self._in_order() and not client.is_closed:
-                await asyncio.sleep(HEARTBEAT_SECONDS)
-        finally:
-            if not client.is_closed:
-                await pushed.unsubscribe()
-
-    def _in_order(self) -> bool:
-        silent = asyncio.get_running_loop().time() - self._heard_at
-        return self._last_in_consumer >= 0 and silent < SILENT_HEARTBEATS * HEARTBEAT_SECONDS
+            await reader.read(client)
+        except NotFoundError:
+            self._say("there is no such stream: what was told before this replica started is not known")
+        except (errors.Error, OSError) as problem:
+            self._say(f"the stream cannot be read: {problem or type(problem).__name__}")
 
     async def _on_live(self, msg: Msg) -> None:
         self._take_in(msg.data)
-
-    async def _on_pushed(self, client: Client, msg: Msg) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
-        if msg.headers and "Status" in msg.headers:  # a heartbeat, or the server asks whether we keep up
-            answer = msg.reply or msg.headers.get("Nats-Consumer-Stalled")
-            if answer:
-                await client.publish(answer)
-            return
-        metadata = msg.metadata
-        if metadata.sequence.consumer != self._last_in_consumer + 1:
-            self._last_in_consumer = -1  # one was lost: begin again
-            return
-        self._last_in_consumer = metadata.sequence.consumer
-        self._from_time = max(self._from_time, metadata.timestamp.timestamp() - MARGIN_SECONDS)
-        self._take_in(msg.data)
-        if not metadata.num_pending:
-            self.caught_up.set()
 
     def _take_in(self, payload: bytes) -> None:
         try:
@@ -173,10 +152,9 @@ class SessionEvents:
             self._on_bad_event()
         elif self._revoked.add(session_id) and not self._told:
             self._told = True
-            asyncio.get_running_loop().call_soon(self._tell)
+            asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
 
     def _tell(self) -> None:
-        """Once for all that came in one tick of the loop: whoever is told looks at every connection."""
         self._told = False
         self._on_revoked()
 
@@ -186,6 +164,10 @@ class SessionEvents:
             log.warning("session events", problem=problem, stream=self._stream, subject=self._subject)
 
 
-def _canonical(session_id: str) -> str:
+def _say_skipped(sessions: int) -> None:
+    log.warning("ended sessions passed over", sessions=sessions, remembered=HELD)
+
+
+def _digest(session_id: str) -> bytes:
     """Most session ids are GUIDs, which publishers and tokens may spell differently."""
-    return canonical_guid(session_id) or session_id
+    return digest_of(canonical_guid(session_id) or session_id)

@@ -6,7 +6,6 @@ one replica, `beat` by all. docs/scaling.md describes the protocol, and what bec
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections import deque
@@ -16,8 +15,10 @@ from typing import Protocol
 import structlog
 
 from sidecar.bus import wire
+from sidecar.bus.checks import Checks
 from sidecar.bus.journal import KEPT_SECONDS, Journal
-from sidecar.bus.link import Link, Observer
+from sidecar.bus.link import Link
+from sidecar.bus.ports import Observer
 from sidecar.bus.replicas import Replicas
 from sidecar.guid import canonical_guid
 from sidecar.signaling.envelope import Envelope
@@ -87,7 +88,6 @@ class SpanningBus:
         self._links: dict[str, Link] = {}
         self._closed: deque[tuple[float, Link]] = deque()
         self._unmarked: dict[str, Link] = {}
-        self._settling: dict[str, asyncio.Event] = {}
         self._beats = 0
         self._looks = 0
         self._room_prefix = f"{prefix}.room."
@@ -97,6 +97,7 @@ class SpanningBus:
         self.replicas = Replicas(
             timeout_seconds=node_timeout_seconds, kept_seconds=REMEMBERED_SECONDS, listener=self, clock=clock
         )
+        self._checks = Checks(links=self._links, replicas=self.replicas, look_seconds=self.look_seconds)
 
     # As rooms see it
 
@@ -111,22 +112,20 @@ class SpanningBus:
                 journal=self._journal,
                 observer=self._observer,
                 clock=self._clock,
-                on_settled=self._on_settled,
             )
         link.room = room
         link.closed_at = 0.0
         if self.carrier.connected:
-            self._settling[room.id] = asyncio.Event()
-            link.settle()
+            link.answers.begin()
             self._enter(link)
 
     def close(self, room: Room) -> None:
         link = self._links[room.id]
-        link.settled()
+        link.answers.end()
         link.room = None
         if self.carrier.connected:
             self.carrier.unsubscribe(self._room_prefix + room.id)
-        if link.views or link.said_anything:  # whoever missed the last of it will ask
+        if link.views or link.own.last:  # whoever missed the last of it will ask
             link.forget_all()
             link.closed_at = self._clock()
             self._closed.append((link.closed_at, link))
@@ -134,32 +133,19 @@ class SpanningBus:
             self._drop(link)
 
     def settled(self, room_id: str) -> bool:
-        return room_id not in self._settling
+        return not self._links[room_id].answers.waiting
 
     async def settle(self, room_id: str) -> None:
-        event = self._settling.get(room_id)
-        if event is None:
-            return
-        try:
-            async with asyncio.timeout(SETTLE_SECONDS):
-                await event.wait()
-        except TimeoutError:
-            if self._settling.get(room_id) is event:
-                self._links[room_id].settled()
+        await self._links[room_id].answers.wait(SETTLE_SECONDS)
 
     def joined(self, room_id: str, presence: Presence) -> None:
-        self._links[room_id].joined(presence)
+        self._links[room_id].own.joined(presence)
 
     def left(self, room_id: str, presence: Presence) -> None:
-        self._links[room_id].left(presence.connection_id)
+        self._links[room_id].own.left(presence.connection_id)
 
     def publish(self, room_id: str, envelope: Envelope) -> None:
         self._links[room_id].said(envelope)
-
-    def _on_settled(self, link: Link) -> None:
-        event = self._settling.pop(link.room_id, None)
-        if event is not None:
-            event.set()
 
     def _next_epoch(self) -> int:
         """Greater than any this process used, and than those of a process before it."""
@@ -197,6 +183,7 @@ class SpanningBus:
     def on_connected(self) -> Iterator[None]:
         """The bus is there (again). The rest of the work, making up for what was missed, goes on with the iterator."""
         self.replicas.excuse()
+        self._beats += 1  # one that nobody heard: the others ask what they missed
         self.carrier.subscribe(self._me_prefix + "*")
         self.carrier.subscribe(self._beat_subject)
         self.beat()
@@ -212,14 +199,14 @@ class SpanningBus:
 
     def on_disconnected(self) -> None:
         """The bus is gone: nobody is waited for; what is known of others stays as it is."""
-        for room_id in list(self._settling):
-            self._links[room_id].settled()
+        for link in self._links.values():
+            link.answers.end()
 
     def on_nobody(self, subject: str) -> None:
         """Nobody heard the hello sent with this reply subject."""
         link = self._links.get(subject.removeprefix(self._me_prefix))
         if link is not None:
-            link.settled()
+            link.answers.end()
 
     def on_message(self, subject: str, payload: bytes) -> None:
         """Take in one message; what cannot be used is dropped and counted."""
@@ -256,7 +243,7 @@ class SpanningBus:
             case wire.Hello():
                 link.on_mark(message)
                 epoch, seq = message.have.get(self.me, (0, 0))
-                link.answer(message.origin, epoch, seq)
+                link.answer(message.origin, epoch, seq, have=message.have)
             case wire.State():
                 link.on_state(message)
 
@@ -264,7 +251,7 @@ class SpanningBus:
         for room_id, epoch, seq in ask.rooms:
             link = self._links.get(room_id)
             if link is not None:
-                link.answer(ask.origin, epoch, seq)
+                (link.check if ask.checking else link.answer)(ask.origin, epoch, seq)
                 if link.room is not None and ask.origin not in link.views:
                     link.ask(ask.origin)  # it has the room open, which this replica did not know
             elif epoch and canonical_guid(room_id) == room_id:
@@ -324,12 +311,15 @@ class SpanningBus:
         if not self.carrier.connected:
             return
         self.replicas.judge()
+        for origin, rooms in self._checks.due().items():
+            question = wire.Ask(self.me, rooms, checking=True)
+            self._send(f"{self._node_prefix}{origin}.all", wire.encode(question))
         self._looks += 1
         if self._looks % LOOKS_PER_BEAT == 0:
             unmarked, self._unmarked = self._unmarked, {}
             for room_id, link in unmarked.items():
-                if link.unmarked:
-                    self._send(self._room_prefix + room_id, link.mark())
+                if link.own.unmarked:
+                    self._send(self._room_prefix + room_id, link.own.mark())
             self.beat()
             for link in self._links.values():
                 if link.incomplete:

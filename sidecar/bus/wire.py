@@ -74,6 +74,8 @@ class Mark(_Message, tag=4):
     room: str
     epoch: int
     seq: int
+    heard: dict[str, tuple[int, int]] = {}
+    """To a `Hello`: the epoch and seq of others, where they are beyond what the asker has."""
 
 
 class Hello(_Message, tag=5):
@@ -90,6 +92,8 @@ class Ask(_Message, tag=6):
     """A question to one replica: what happened in these rooms after (room, epoch, seq)? 0, 0: nothing is known."""
 
     rooms: list[tuple[str, int, int]]
+    checking: bool = False
+    """Most likely nothing did: about what did, a `Mark` will do, and about the rest no answer."""
 
 
 class Here(msgspec.Struct, array_like=True, gc=False):
@@ -113,6 +117,8 @@ class State(_Message, tag=7):
     here: list[Here]
     others: list[str]
     """Replicas that have people in the room too, as the origin knows it."""
+    heard: dict[str, tuple[int, int]] = {}
+    """As in a `Mark`."""
 
 
 class Beat(_Message, tag=8):

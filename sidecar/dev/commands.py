@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - it has no public name
 
 DEV_DIRECTORY = Path(".dev")
+_NOT_HERE = "dev is not part of this installation: run it from a checkout"
 
 
 def add_to(commands: Commands) -> None:
@@ -36,14 +37,25 @@ def add_to(commands: Commands) -> None:
 
 def _dev(_arguments: argparse.Namespace) -> None:
     try:
-        from sidecar.dev.desk import run  # noqa: PLC0415 - serve need not load what only dev uses
+        from sidecar.dev import demo_routes, desk  # noqa: PLC0415 - serve need not load what only dev uses
     except ModuleNotFoundError:
-        sys.exit("dev is not part of this installation: run it from a checkout")
-    sys.exit(run(DEV_DIRECTORY))
+        sys.exit(_NOT_HERE)
+    if not (demo_routes.DEMO.is_dir() and demo_routes.CLIENT.is_dir()):
+        sys.exit(_NOT_HERE)
+    sys.exit(desk.run(DEV_DIRECTORY, _issuer()))
+
+
+def _issuer() -> Issuer:
+    try:
+        return Issuer(DEV_DIRECTORY)
+    except OSError as problem:
+        sys.exit(
+            f"the key pair of dev is kept in {DEV_DIRECTORY.absolute()}, and that cannot be used: {problem}"
+        )
 
 
 def _token(arguments: argparse.Namespace) -> None:
-    issuer = Issuer(DEV_DIRECTORY)
+    issuer = _issuer()
     print(
         issuer.token(
             arguments.account,

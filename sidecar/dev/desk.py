@@ -24,13 +24,12 @@ LINK_SECONDS = 24 * 3600
 BAD_SETTINGS = 2
 
 
-def run(directory: Path, environ: Mapping[str, str] = os.environ) -> int:
-    """Run until interrupted. Keys and the sample file are made in `directory` when first needed. Returns a status."""
+def run(directory: Path, issuer: Issuer, environ: Mapping[str, str] = os.environ) -> int:
+    """Run until interrupted. The sample file is made in `directory` when first needed. Returns a status."""
     rooms_file = directory / "rooms.toml"
-    issuer = Issuer(directory)
-    if not rooms_file.exists():
-        shutil.copyfile(SAMPLE_FILE, rooms_file)
     try:
+        if not rooms_file.exists():
+            shutil.copyfile(SAMPLE_FILE, rooms_file)
         chat_service = SampleChatService(file=rooms_file)
         uvloop.run(_serve(issuer, chat_service, rooms_file, environ))
     except config.BadSettings as bad:
@@ -117,5 +116,11 @@ def _who_may_join(issuer: Issuer, chat_service: SampleChatService, rooms_file: P
         f"People and rooms: {rooms_file}   edits count at once\n"
         + "\n".join(lines)
         + f"\n\n  Metrics and probes: http://{sidecar.ops_address}/metrics /livez /readyz"
-        + "\n  Another token: .venv/bin/python -m sidecar token --account <id>\n  Ctrl-C stops it.\n"
+        + f"\n  Another token: {_python()} -m sidecar token --account <id>\n  Ctrl-C stops it.\n"
     )
+
+
+def _python() -> str:
+    """How to name this interpreter from here."""
+    executable, here = Path(sys.executable), Path.cwd()
+    return str(executable.relative_to(here) if executable.is_relative_to(here) else executable)

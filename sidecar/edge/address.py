@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-Address = IPv4Address | IPv6Address
+ADDRESSES_KNOWN = 4096
+"""Addresses whose reading is remembered: behind a gateway all requests are from a few."""
+LONGEST_ADDRESS = 64
+"""Characters; an IPv6 address with brackets and port has 47."""
+
 _LABELS = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
@@ -20,55 +25,68 @@ class Headers(Protocol):
         """Each line of that name."""
 
 
+class Client(NamedTuple):
+    """An address that was read."""
+
+    address: str
+    limited_as: str
+    """What limits count it by: the address, an IPv6 one by its /64."""
+    trusted: bool
+    """It is one of our proxies."""
+
+
+_UNKNOWN = Client("0.0.0.0", "0.0.0.0", trusted=False)  # noqa: S104 - no peer has it
+
+
 class Proxies:
     """The proxies whose `X-Forwarded-*` headers count."""
 
     def __init__(self, *, trusted: Iterable[str], on_untrusted_header: Callable[[str], None]) -> None:
         self._networks = [ip_network(network) for network in trusted]
         self._on_untrusted_header = on_untrusted_header
+        self._read = lru_cache(maxsize=ADDRESSES_KNOWN)(self._read_anew)
 
-    def trusts(self, address: Address) -> bool:
-        return any(address in network for network in self._networks)
-
-    def client_address(self, peer: str, headers: Headers) -> Address:
+    def client(self, peer: str, headers: Headers) -> Client:
         """The right-most `X-Forwarded-For` hop that is not one of the proxies; the peer itself if it is none.
 
         A hop that is no address ends the search: what stands left of it is hearsay.
         """
-        address = _parse(peer) or IPv4Address(0)
+        client = self._read(peer) or _UNKNOWN
         lines = headers.getall("x-forwarded-for", [])
-        if not self.trusts(address):
+        if not client.trusted:
             if lines or headers.getall("x-forwarded-proto", []) or headers.getall("x-forwarded-host", []):
-                self._on_untrusted_header(str(address))
-            return address
+                self._on_untrusted_header(client.address)
+            return client
+        if not lines:
+            return client
         hops = [hop.strip() for line in lines for hop in line.split(",")]
         for hop in reversed([hop for hop in hops if hop]):  # a list may have empty elements (RFC 9110 5.6.1)
-            parsed = _parse(hop)
-            if parsed is None:
-                return address
-            address = parsed
-            if not self.trusts(address):
-                return address
-        return address
+            read = self._read(hop) if len(hop) <= LONGEST_ADDRESS else None
+            if read is None:
+                return client
+            client = read
+            if not client.trusted:
+                return client
+        return client
+
+    def _read_anew(self, text: str) -> Client | None:
+        address = _parse(text)
+        if address is None:
+            return None
+        trusted = any(address in network for network in self._networks)
+        return Client(str(address), _limited_as(address), trusted)
 
     def same_origin(self, origin: str, peer: str, headers: Headers) -> bool:
         """Whether `origin` is where the request went to, as a trusted peer forwards it, else as `Host` says."""
         scheme, authority = _split_origin(origin)
         host = headers.getall("host", [""])[-1]
-        address = _parse(peer)
-        if address is not None and self.trusts(address):
+        sender = self._read(peer)
+        if sender is not None and sender.trusted:
             host = headers.getall("x-forwarded-host", [host])[-1].split(",")[-1].strip() or host
             proto = headers.getall("x-forwarded-proto", [""])[-1].split(",")[-1].strip().lower()
             if proto and _DEFAULT_PORTS.get(proto) != _DEFAULT_PORTS.get(scheme):
                 return False
         return bool(authority) and authority == _without_default_port(scheme, host.lower())
-
-
-def limited_as(address: Address) -> str:
-    """What limits per client address count by: the address, an IPv6 one by its /64."""
-    if isinstance(address, IPv6Address):
-        return str(IPv6Network((address, 64), strict=False))
-    return str(address)
 
 
 def origin_allowed(origin: str, allowed: Sequence[str]) -> bool:
@@ -88,7 +106,13 @@ def origin_allowed(origin: str, allowed: Sequence[str]) -> bool:
     return False
 
 
-def _parse(text: str) -> Address | None:
+def _limited_as(address: IPv4Address | IPv6Address) -> str:
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, 64), strict=False))
+    return str(address)
+
+
+def _parse(text: str) -> IPv4Address | IPv6Address | None:
     """An address as it stands in `X-Forwarded-For`, with or without brackets and port."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from time import perf_counter, time
 from typing import Protocol
+from urllib.parse import unquote_plus
 
 import msgspec
 from sanic import HTTPResponse, Request
@@ -15,8 +17,8 @@ from sanic.cookies.request import parse_cookie
 from structlog.stdlib import BoundLogger
 
 from sidecar.auth.credentials import Credential, Source, find_credential, offers_bearer
-from sidecar.auth.verifier import Verifier
-from sidecar.edge.address import Address, Proxies, limited_as, origin_allowed
+from sidecar.auth.verifier import Principal, Verifier
+from sidecar.edge.address import Client, Proxies, origin_allowed
 from sidecar.edge.limits import HandshakeLimits
 from sidecar.edge.upgrade import switching_protocols, upgrade_problem
 from sidecar.errors import Refusal, RefusalCode
@@ -71,11 +73,11 @@ class Drain:
 class _Visitor:
     """What is known of a request while it is judged: for its answer and its log line."""
 
-    __slots__ = ("account_id", "address", "outcome", "request_id", "room_id", "status", "trace", "upgraded")
+    __slots__ = ("account_id", "client", "outcome", "request_id", "room_id", "status", "trace", "upgraded")
 
-    def __init__(self, trace: Trace, address: Address, request_id: str | None) -> None:
+    def __init__(self, trace: Trace, client: Client, request_id: str | None) -> None:
         self.trace = trace
-        self.address = address
+        self.client = client
         self.request_id = request_id
         self.status = 0
         self.outcome = "gone"
@@ -118,7 +120,7 @@ class Handshake:
         self._observer = observer
         self._witness = witness
         self._tracer = tracer
-        self._log = log
+        self._log = log.bind()  # what it was given may be resolved anew at each line
 
     async def answer(self, request: Request, chat_id: str) -> HTTPResponse | None:
         """Upgrade the request and return None, or answer it with what is wrong."""
@@ -128,13 +130,14 @@ class Handshake:
             if await self._judge(request, chat_id, visitor):
                 visitor.status, visitor.outcome = 101, "accepted"
                 self._observer.handshake("accepted", perf_counter() - begun)
-                self._log.debug(
-                    "handshake accepted",
-                    trace_id=visitor.trace.trace_id,
-                    request_id=visitor.request_id,
-                    account=visitor.account_id,
-                    room=visitor.room_id,
-                )
+                if self._log.isEnabledFor(logging.DEBUG):
+                    self._log.debug(
+                        "handshake accepted",
+                        trace_id=visitor.trace.trace_id,
+                        request_id=visitor.request_id,
+                        account=visitor.account_id,
+                        room=visitor.room_id,
+                    )
                 return None
             visitor.status, visitor.outcome = 204, "preflight"
             return HTTPResponse(status=204, headers=self._preflight_headers(request))
@@ -174,10 +177,8 @@ class Handshake:
         if request.method != "GET":
             raise _method_not_allowed()
         self._check_open()
-        self._check_address(visitor.address)
-        credential = _credential(request)
-        with visitor.trace.step("verify token"):
-            principal = await self._verifier.verify(credential.token, bot=credential.bot)
+        self._check_address(visitor.client)
+        credential, principal = await self._identify(request, visitor)
         account_id = visitor.account_id = principal.account_id
         if credential.source is Source.COOKIE:
             self._check_origin(request)
@@ -206,7 +207,7 @@ class Handshake:
                         membership=membership,
                         principal=principal,
                         dialect=dialect,
-                        address=str(visitor.address),
+                        address=visitor.client.address,
                         trace_id=visitor.trace.trace_id,
                         request_id=visitor.request_id,
                     )
@@ -216,10 +217,12 @@ class Handshake:
         return True
 
     def _visitor(self, request: Request) -> _Visitor:
+        headers = request.headers
+        traceparent = headers.get("traceparent")
         return _Visitor(
-            self._tracer.handshake(request.headers.get("traceparent"), request.headers.get("tracestate")),
-            self._proxies.client_address(_peer(request), request.headers),
-            _request_id(request),
+            self._tracer.handshake(traceparent, headers.get("tracestate") if traceparent else None),
+            self._proxies.client(_peer(request), headers),
+            _request_id(headers.get("x-request-id")),
         )
 
     def _check_open(self) -> None:
@@ -232,12 +235,30 @@ class Handshake:
                 retry_after_seconds=FULL_RETRY_SECONDS,
             )
 
-    def _check_address(self, address: Address) -> None:
-        wait = self._limits.address(limited_as(address))
+    def _check_address(self, client: Client) -> None:
+        wait = self._limits.address(client.limited_as)
         if wait:
             raise Refusal(
                 RefusalCode.RATE_LIMITED, "too many handshakes from this address", retry_after_seconds=wait
             )
+
+    async def _identify(self, request: Request, visitor: _Visitor) -> tuple[Credential, Principal]:
+        """Whose token it is. Where an address used up its failures, a bad one is not told more than that.
+
+        A good one passes, whatever others behind its address do, unless its own account did its share of the failing.
+        """
+        wait = self._limits.failures(visitor.client.limited_as)
+        try:
+            credential = _credential(request)
+            with visitor.trace.step("verify token"):
+                principal = await self._verifier.verify(credential.token, bot=credential.bot)
+        except Refusal:
+            if wait:
+                raise _used_up(wait) from None
+            raise
+        if wait and self._limits.failing(principal.account_id):
+            raise _used_up(wait)
+        return credential, principal
 
     def _check_account(self, account_id: str) -> None:
         wait = self._limits.account(account_id)
@@ -260,7 +281,7 @@ class Handshake:
         problem = upgrade_problem(request)
         if problem is not None:
             raise Refusal(RefusalCode.WEBSOCKET_EXPECTED, problem)
-        name = request.args.get("dialect")
+        name = _argument(request, "dialect")
         dialect = _DIALECTS.get(name) if name else self._default_dialect
         if dialect is None:
             raise Refusal(RefusalCode.UNKNOWN_DIALECT, "dialect must be one of " + ", ".join(_DIALECTS))
@@ -271,7 +292,7 @@ class Handshake:
     ) -> HTTPResponse:
         status = status or refusal.status
         if status in _FAILURES and refusal.code is not RefusalCode.TOKEN_EXPIRED:
-            self._limits.failed(limited_as(visitor.address))
+            self._limits.failed(visitor.client.limited_as, visitor.account_id)
         seconds = perf_counter() - begun
         visitor.status, visitor.outcome = status, refusal.code.lower()
         self._observer.handshake(visitor.outcome, seconds)
@@ -283,7 +304,7 @@ class Handshake:
                 reason=refusal.message,
                 room_id=visitor.room_id,
                 trace_id=visitor.trace.trace_id,
-                address=limited_as(visitor.address),
+                address=visitor.client.limited_as,
             )
         )
         self._log.info(
@@ -295,7 +316,7 @@ class Handshake:
             reason=refusal.message,
             account=visitor.account_id,
             room=visitor.room_id,
-            address=str(visitor.address),
+            address=visitor.client.address,
             seconds=round(seconds, 6),
         )
         body = {"code": refusal.code.value, "message": refusal.message, "status": status}
@@ -340,23 +361,37 @@ def _end_trace(visitor: _Visitor) -> None:
     visitor.trace.end(Outcome(visitor.status, visitor.outcome, visitor.room_id, visitor.account_id))
 
 
-def _request_id(request: Request) -> str | None:
+def _request_id(given: str | None) -> str | None:
     """What a gateway calls this request: words of its own, so only what is safe in a log line."""
-    given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else None
+    return given if given and _REQUEST_ID.fullmatch(given) else None
 
 
 def _credential(request: Request) -> Credential:
-    cookies = parse_cookie("; ".join(request.headers.getall("cookie", [])))
-    cookie = next(iter(cookies.get(TOKEN_COOKIE, ())), None)
-    credential = find_credential(request.headers, request.args.get("tk"), cookie)
+    cookies = request.headers.getall("cookie", [])
+    cookie = next(iter(parse_cookie("; ".join(cookies)).get(TOKEN_COOKIE, ())), None) if cookies else None
+    credential = find_credential(request.headers, _argument(request, "tk"), cookie)
     if credential is None:
         raise Refusal(RefusalCode.UNAUTHORIZED, _NO_TOKEN)
     return credential
 
 
+def _argument(request: Request, name: str) -> str | None:
+    """The first value of the query's `name` that is not empty."""
+    for pair in request.query_string.split("&"):
+        key, _, value = pair.partition("=")
+        if value and key == name:
+            return unquote_plus(value)
+    return None
+
+
 def _peer(request: Request) -> str:
     return request.conn_info.client_ip if request.conn_info else ""
+
+
+def _used_up(wait_seconds: float) -> Refusal:
+    return Refusal(
+        RefusalCode.RATE_LIMITED, "too many failures from this address", retry_after_seconds=wait_seconds
+    )
 
 
 def _not_found() -> Refusal:

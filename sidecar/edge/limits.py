@@ -48,7 +48,7 @@ class HandshakeLimits:
     """Limits on handshakes by client address and by account."""
 
     LENIENCE_PER_SECOND = 5
-    """Handshakes still judged for an address that used up its failures: its neighbours may be behind it."""
+    """Bad tokens still told why for an address that used up its failures."""
 
     def __init__(
         self,
@@ -66,14 +66,21 @@ class HandshakeLimits:
 
     def address(self, address: str) -> float:
         """Count a handshake of this address: 0, or the seconds until it may try again."""
-        wait = self._addresses.take(address)
-        if not wait and self._failures.wait_seconds(address):
-            wait = self._lenience.take(address)
-        return wait
+        return self._addresses.take(address)
 
-    def failed(self, address: str) -> None:
-        """Count a handshake of this address that was refused for who it claimed to be."""
+    def failures(self, address: str) -> float:
+        """0 if one more of this address may fail, else the seconds until one may."""
+        return self._failures.wait_seconds(address) and self._lenience.take(address)
+
+    def failing(self, account_id: str) -> bool:
+        """Whether this account alone used up what is allowed to an address."""
+        return self._failures.wait_seconds(account_id) > 0
+
+    def failed(self, address: str, account_id: str | None) -> None:
+        """Count a handshake that was refused for who it claimed to be; the account if the token was right."""
         self._failures.take(address)
+        if account_id is not None:
+            self._failures.take(account_id)
 
     def account(self, account_id: str) -> float:
         """Count a handshake of this account: 0, or the seconds until it may try again."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from sanic import HTTPResponse, Request, Sanic
+from sanic.compat import Header
 from sanic.config import Config
 from sanic.http import Http, Stage
+from sanic.response import BaseHTTPResponse
 from sanic.server import AsyncioServer
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from sidecar.edge.handshake import Handshake
+from sidecar.edge.lobby import Lobby
 
 App = Sanic[Config, SimpleNamespace]
 
@@ -22,7 +27,6 @@ HEAD_SECONDS = 10
 """How long a peer may take to send a request's head, and to stay without sending another."""
 BODY_BYTES = 16_384
 HEAD_BYTES = 16_384
-BACKLOG = 4096
 SEND_BUFFER_BYTES = 65_536
 """What the kernel may hold per connection: else it hides megabytes of a slow reader's backlog from us."""
 
@@ -33,12 +37,8 @@ _numbers = itertools.count()  # Sanic wants a name once per process; tests make 
 class _SilentSanic(Sanic[Config, SimpleNamespace]):
     """Sanic without its signals about requests: nobody listens, and to find that out anew is a fifth of a handshake."""
 
-    def dispatch(self, event: str, **arguments: Any) -> Coroutine[Any, Any, Any]:
-        return _nothing() if event.startswith("http.") else super().dispatch(event, **arguments)
-
-
-async def _nothing() -> None:
-    pass
+    async def dispatch(self, event: str, **arguments: Any) -> Any:
+        return None if event.startswith("http.") else await super().dispatch(event, **arguments)
 
 
 def new_app(name: str) -> App:
@@ -84,6 +84,14 @@ def signaling_app(*, handshake: Handshake, mount_prefixes: Sequence[str]) -> App
     return app
 
 
+class _Headers(Header):
+    """Headers of an answer, without the empty `alt-svc` that Sanic sets where it has not rewritten its own source."""
+
+    def __setitem__(self, name: str, value: object) -> None:
+        if name != "alt-svc":
+            super().__setitem__(name, value)
+
+
 class _Http(Http):
     """Sanic's, that also answers a request whose URL cannot be read: Sanic trips over it again, and logs a bug."""
 
@@ -93,12 +101,23 @@ class _Http(Http):
         self.url = None
         super().create_empty_request()
 
+    def respond(self, response: BaseHTTPResponse) -> BaseHTTPResponse:
+        response.headers = _Headers(response.headers)
+        return super().respond(response)
+
 
 class _ImpatientHttp(HttpProtocol):
-    """Sanic's, with deadlines that a peer cannot put off."""
+    """Sanic's, with deadlines that a peer cannot put off, and a bound on how many there are."""
 
     __slots__ = ()
     HTTP_CLASS = _Http
+
+    def __init__(self, *, lobby: Lobby, connections: object, **rest: Any) -> None:  # noqa: ARG002 - Sanic's own set
+        super().__init__(connections=lobby, **rest)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[no-untyped-call]  # Sanic gives it no types
+        cast(Lobby, self.connections).make_room()
 
     def data_received(self, data: bytes) -> None:
         """Count a request's time from its first byte: Sanic would begin anew with each."""
@@ -115,7 +134,7 @@ class _ImpatientHttp(HttpProtocol):
         super().check_timeouts()  # type: ignore[no-untyped-call]  # Sanic gives it no types
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, backlog: int) -> socket.socket:
     """A listening socket; raises OSError with the address in words an operator can use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -125,7 +144,7 @@ def listen(host: str, port: int) -> socket.socket:
             socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES
         )  # inherited by what is accepted
         sock.bind((host, port))
-        sock.listen(BACKLOG)
+        sock.listen(backlog)
         sock.setblocking(False)  # noqa: FBT003 - the socket module's
     except OSError as problem:
         sock.close()
@@ -133,12 +152,17 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-async def serve(app: App, sock: socket.socket) -> AsyncioServer:
-    """Serve `app` on a listening socket, in this loop."""
+async def serve(app: App, sock: socket.socket, *, backlog: int, lobby: Lobby) -> AsyncioServer:
+    """Serve `app` on a listening socket, in this loop; `lobby` has who is connected to it and not upgraded."""
     server = await app.create_server(
-        sock=sock, backlog=BACKLOG, return_asyncio_server=True, protocol=_ImpatientHttp
+        sock=sock,
+        backlog=backlog,
+        return_asyncio_server=True,
+        protocol=cast(type[asyncio.Protocol], partial(_ImpatientHttp, lobby=lobby)),
     )
     assert server is not None  # noqa: S101 - return_asyncio_server
     await server.startup()
     await server.start_serving()
+    # Sanic looks settings up for each connection, each time by an attribute that is first not found.
+    vars(app.config).update(app.config)
     return server

@@ -9,6 +9,7 @@ import msgspec
 from sanic import HTTPResponse, Request
 
 from sidecar.edge.listener import App
+from sidecar.edge.ops import READ
 from sidecar.observe.history import State
 
 _FILES = Path(__file__).parent.parent / "observe" / "live"
@@ -32,7 +33,7 @@ def add_live_page(app: App, *, state: Callable[[], State]) -> None:
             app, "/" if name == "index.html" else f"/{name}", (_FILES / name).read_bytes(), content_type
         )
 
-    @app.get("/state")
+    @app.route("/state", methods=READ)
     async def show(_request: Request) -> HTTPResponse:
         return HTTPResponse(msgspec.json.encode(state()), headers=_HEADERS, content_type="application/json")
 
@@ -41,4 +42,4 @@ def _add_file(app: App, path: str, content: bytes, content_type: str) -> None:
     async def serve(_request: Request) -> HTTPResponse:
         return HTTPResponse(content, headers=_HEADERS, content_type=content_type)
 
-    app.add_route(serve, path, name=f"live_{path.strip('/') or 'page'}".replace(".", "_"))
+    app.add_route(serve, path, methods=READ, name=f"live_{path.strip('/') or 'page'}".replace(".", "_"))

@@ -14,6 +14,7 @@ from sanic.response import text
 from sidecar.edge.listener import App, new_app
 from sidecar.observe.logs import LEVELS
 
+READ = ("GET", "HEAD")
 _ISTIO_INBOUND = ip_address("127.0.0.6")
 """From here Istio's proxy hands on what came from outside: loopback, and yet not this machine."""
 
@@ -32,16 +33,16 @@ def ops_app(
     """
     app = new_app("ops")
 
-    @app.get("/livez")
+    @app.route("/livez", methods=READ)
     async def livez(_request: Request) -> HTTPResponse:
         return text("ok\n")
 
-    @app.get("/readyz")
+    @app.route("/readyz", methods=READ)
     async def readyz(_request: Request) -> HTTPResponse:
         problem = why_not_ready()
         return text("ok\n") if problem is None else text(problem + "\n", status=503)
 
-    @app.get("/metrics")
+    @app.route("/metrics", methods=READ)
     async def scrape(request: Request) -> HTTPResponse:
         page, content_type = await metrics(request.headers.get("accept", ""))
         headers = {"vary": "Accept, Accept-Encoding"}
@@ -53,8 +54,10 @@ def ops_app(
     _add_controls(app, begin_drain=begin_drain, set_log_level=set_log_level)
 
     async def error(_request: Request, exception: Exception) -> HTTPResponse:
-        status = exception.status_code if isinstance(exception, SanicException) else 500
-        return text(f"{exception if status < 500 else 'internal error'}\n", status=status)  # noqa: PLR2004
+        status, headers = 500, {}
+        if isinstance(exception, SanicException):
+            status, headers = exception.status_code, exception.headers
+        return text(f"{exception if status < 500 else 'internal error'}\n", status=status, headers=headers)  # noqa: PLR2004
 
     app.error_handler.add(Exception, error)
     return app

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 
 from sanic import Request
@@ -14,9 +13,9 @@ _KEY_BYTES = 16
 def upgrade_problem(request: Request) -> str | None:
     """Why this request is no WebSocket upgrade we can serve; None if it is one."""
     headers = request.headers
-    if "websocket" not in _tokens(headers.getall("upgrade", [])):
+    if not _lists(headers.getall("upgrade", []), "websocket"):
         return "this is a WebSocket endpoint"
-    if "upgrade" not in _tokens(headers.getall("connection", [])):
+    if not _lists(headers.getall("connection", []), "upgrade"):
         return "the Connection header does not say Upgrade"
     if headers.getall("sec-websocket-version", []) != ["13"]:
         return "only WebSocket version 13 is spoken here"
@@ -25,7 +24,7 @@ def upgrade_problem(request: Request) -> str | None:
         return "Sec-WebSocket-Key must be 16 bytes in base64, once"
     if request.version != "1.1":
         return "a WebSocket upgrade needs HTTP/1.1"
-    if headers.get("transfer-encoding") or headers.get("content-length", "0").strip() != "0":
+    if "transfer-encoding" in headers or headers.get("content-length", "0").strip() != "0":
         return "an upgrade has no body"
     return None
 
@@ -40,12 +39,13 @@ def switching_protocols(request: Request, *, select_bearer: bool) -> bytes:
     ).encode()
 
 
-def _tokens(lines: list[str]) -> set[str]:
-    return {token.strip().lower() for line in lines for token in line.split(",")}
+def _lists(lines: list[str], token: str) -> bool:
+    """Whether comma-separated lists name `token`, in any letter case."""
+    return token in map(str.strip, ",".join(lines).lower().split(","))
 
 
 def _is_key(value: str) -> bool:
     try:
-        return len(base64.b64decode(value, validate=True)) == _KEY_BYTES
-    except (binascii.Error, ValueError):
+        return len(binascii.a2b_base64(value, strict_mode=True)) == _KEY_BYTES
+    except ValueError:
         return False

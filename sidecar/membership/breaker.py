@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import TracebackType
+
+from sidecar.membership.service import Reason, Unavailable
+
 FAILURES_TO_OPEN = 5
 OPEN_SECONDS = 1.0
 
@@ -9,11 +14,12 @@ OPEN_SECONDS = 1.0
 class Breaker:
     """Closed until `FAILURES_TO_OPEN` failures in a row; then open for `OPEN_SECONDS`, then one probe at a time.
 
-    Whoever is told that it may ask reports `succeeded` or `failed` afterwards, exactly once. All times are of one
-    clock, in seconds.
+    `with breaker:` is around each call to the service. Entering raises `Unavailable` where there should be none. A call
+    that ends in any exception has failed; but a wrong answer is an answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._failures = 0
         self._retry_at = 0.0
         self._probing = False
@@ -23,27 +29,27 @@ class Breaker:
         """Whether the service failed too often of late and has not answered since."""
         return self._failures >= FAILURES_TO_OPEN
 
-    def refuses(self, now: float) -> bool:
-        """Whether `may_ask` would say no."""
-        return self.open and (self._probing or now < self._retry_at)
+    @property
+    def refuses(self) -> bool:
+        """Whether a call would be refused now."""
+        return self.open and (self._probing or self._clock() < self._retry_at)
 
-    def may_ask(self, now: float) -> bool:
-        """Whether to ask now. While open, a yes makes the caller the probe."""
-        if self.refuses(now):
-            return False
+    @property
+    def retry_after_seconds(self) -> float:
+        """Until asking is worth while, at least 1."""
+        return max(1.0, self._retry_at - self._clock() if self.open else 0.0)
+
+    def __enter__(self) -> None:
+        if self.refuses:
+            raise Unavailable(Reason.BREAKER_OPEN)
         self._probing = self.open
-        return True
 
-    def succeeded(self) -> None:
-        """The service answered, whatever it said."""
-        self._failures = 0
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._probing = False
-
-    def failed(self, now: float) -> None:
-        self._failures += 1
-        self._probing = False
-        self._retry_at = now + OPEN_SECONDS
-
-    def retry_after(self, now: float) -> float:
-        """Seconds until asking is worth while, at least 1."""
-        return max(1.0, self._retry_at - now if self.open else 0.0)
+        if error is None or (isinstance(error, Unavailable) and error.reason is Reason.WRONG_ANSWER):
+            self._failures = 0
+        else:
+            self._failures += 1
+            self._retry_at = self._clock() + OPEN_SECONDS

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import grpc
 import structlog
@@ -31,8 +32,11 @@ log = structlog.stdlib.get_logger(__name__)
 
 METHODS = ("GetMembership", "BatchGetMemberships", "WatchMemberships")
 WRONG_ANSWER = "WRONG_ANSWER"
+_OK, _CANCELLED = grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name
 CODES = (*(code.name for code in grpc.StatusCode), WRONG_ANSWER)
 """Every code a request can be counted with: gRPC's, and ours for an OK that answers something else."""
+
+_Watch = grpc.aio.UnaryStreamCall[pb.WatchMembershipsRequest, pb.MembershipEvent]
 
 OnRequest = Callable[[str, str, float], None]
 """Called once per finished call with one of `METHODS`, one of `CODES`, and its seconds."""
@@ -44,16 +48,21 @@ OnCertificates = Callable[[bytes | None, bytes | None], None]
 """Called with the PEM texts of the CA and of our own certificate when they come into use; None: not configured."""
 
 
-def _untraced(_method: str, metadata: Metadata) -> AbstractContextManager[Metadata]:
+def untraced(_method: str, metadata: Metadata) -> AbstractContextManager[Metadata]:
+    """No spans; what came goes along."""
     return nullcontext(metadata)
 
 
 _CERTIFICATE_POLL_SECONDS = 5.0
-# Servers that count pings allow one in five minutes while nothing is asked, and end the connection over more. A peer
-# that is gone without a word is noticed sooner where it was asked something: with keepalive on, gRPC has the kernel
-# give up a connection whose bytes are not acknowledged in the time for a pong (TCP_USER_TIMEOUT).
-_KEEPALIVE_SECONDS = 310.0
+KEEPALIVE_SECONDS = 310.0
+"""Servers that count pings allow one in 300 s unless told otherwise, and end the connection over more.
+
+A peer that is gone without a word is noticed sooner where it was asked something: with keepalive on, gRPC has the
+kernel give up a connection whose bytes are not acknowledged in the time for a pong (TCP_USER_TIMEOUT).
+"""
 _KEEPALIVE_TIMEOUT_SECONDS = 4.0
+# What takes our bytes and delivers none (a proxy, a frozen process) acknowledges them: then answers are missed.
+_UNANSWERED_FOR_A_NEW_CONNECTION = 5
 _CONNECT_SECONDS = 5.0
 _WATCH_HEADERS_SECONDS = 2.0
 # A stream is begun anew this often, so that it moves on to instances that were started since.
@@ -100,7 +109,8 @@ class ChatService:
 
     Each unary call has `timeout_seconds`, waiting for a connection included; none is repeated here. A lost
     connection is tried again every 2 s at most. When a TLS file changes, a channel with the new ones takes over as
-    soon as it is connected, and the old one ends after its last call. Files that do not work change nothing.
+    soon as it is connected, and the old one ends after its last call. Files that do not work change nothing. Likewise
+    a new channel takes over after five calls in a row without an answer.
     """
 
     def __init__(
@@ -110,11 +120,11 @@ class ChatService:
         timeout_seconds: float,
         max_profile_bytes: int,
         on_request: OnRequest,
-        trace_call: TraceCall = _untraced,
+        trace_call: TraceCall = untraced,
         on_certificates: OnCertificates = lambda _ca, _cert: None,
         tls: TlsFiles | None = None,
         certificate_poll_seconds: float = _CERTIFICATE_POLL_SECONDS,
-        keepalive_seconds: float = _KEEPALIVE_SECONDS,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
     ) -> None:
         self._target = target
         self._timeout_seconds = timeout_seconds
@@ -126,8 +136,10 @@ class ChatService:
         self._certificate_poll_seconds = certificate_poll_seconds
         self._options = (*_OPTIONS, *_keepalive(keepalive_seconds))
         self._pems: tuple[bytes | None, ...] = ()
-        self._follower: asyncio.Task[None] | None = None
-        self._watches: set[grpc.aio.Call] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._watches: set[_Watch] = set()
+        self._unanswered = 0
+        self._silent = asyncio.Event()
 
     async def start(self) -> None:
         """Needs no network: connecting is tried in the background.
@@ -139,25 +151,31 @@ class ChatService:
             self._pems = await asyncio.to_thread(self._tls.read)
         self._use(self._open(self._pems))
         self._channel.get_state(try_to_connect=True)
+        self._tasks.append(asyncio.create_task(self._replace_silent(), name="membership connection"))
         if self._tls is not None:
-            self._follower = asyncio.create_task(
-                self._follow_files(self._tls), name="membership certificates"
+            self._tasks.append(
+                asyncio.create_task(self._follow_files(self._tls), name="membership certificates")
             )
 
     async def close(self) -> None:
         """Calls still open end with `Unavailable`."""
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.wait([self._follower])
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._channel.close()
 
     async def get(self, key: MemberKey, *, metadata: Metadata = ()) -> Membership | None:
         request = pb.GetMembershipRequest(room_id=key.room_id, account_id=key.account_id)
         try:
-            with self._counted("GetMembership"), self._trace_call("GetMembership", metadata) as sent:
-                answer = await self._stub.GetMembership(request, timeout=self._timeout_seconds, metadata=sent)
+            with _Counted("GetMembership", self._on_request):
+                with self._trace_call("GetMembership", metadata) as sent:
+                    answer = await self._stub.GetMembership(
+                        request, timeout=self._timeout_seconds, metadata=sent
+                    )
+                self._unanswered = 0
                 return decoding.membership(answer.membership, key, max_profile_bytes=self._max_profile_bytes)
         except grpc.aio.AioRpcError as error:
+            self._note(error.code())
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return None
             raise _unavailable(error) from error
@@ -167,31 +185,35 @@ class ChatService:
             keys=[pb.MembershipKey(room_id=key.room_id, account_id=key.account_id) for key in keys]
         )
         try:
-            with self._counted("BatchGetMemberships"):
-                answer = await self._stub.BatchGetMemberships(request, timeout=self._timeout_seconds)
+            with _Counted("BatchGetMemberships", self._on_request):
+                with self._trace_call("BatchGetMemberships", ()) as sent:
+                    answer = await self._stub.BatchGetMemberships(
+                        request, timeout=self._timeout_seconds, metadata=sent
+                    )
+                self._unanswered = 0
                 return decoding.memberships(
                     answer.memberships, keys, max_profile_bytes=self._max_profile_bytes
                 )
         except grpc.aio.AioRpcError as error:
+            self._note(error.code())
             raise _unavailable(error) from error
 
     async def watch(self, resume_after: str) -> AsyncGenerator[WatchEvent, None]:
         """As the port says. The stream also ends, without an error, when another channel takes over."""
         request = pb.WatchMembershipsRequest(resume_after=resume_after)
-        call = self._stub.WatchMemberships(request, timeout=_WATCH_SECONDS)
-        self._watches.add(call)
+        call: _Watch | None = None
         try:
-            with self._counted("WatchMemberships"):
-                # A server may keep its headers back until the first event.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_WATCH_HEADERS_SECONDS):
-                        await call.initial_metadata()
+            with _Counted("WatchMemberships", self._on_request):
+                with self._trace_call("WatchMemberships", ()) as sent:  # the opening, not what comes after it
+                    call = self._stub.WatchMemberships(request, timeout=_WATCH_SECONDS, metadata=sent)
+                    self._watches.add(call)
+                    await _headers(call)
                 if not call.done():
                     yield WatchStarted()
                 async for message in call:
                     yield decoding.event(message, max_profile_bytes=self._max_profile_bytes)
         except Unavailable:
-            if not call.cancelled():
+            if call is None or not call.cancelled():
                 raise
         except grpc.aio.AioRpcError as error:
             match error.code():
@@ -204,36 +226,9 @@ class ChatService:
                 case _:
                     raise _unavailable(error) from error
         finally:
-            self._watches.discard(call)
-            call.cancel()
-
-    @contextmanager
-    def _counted(self, method: str) -> Iterator[None]:
-        """Report the call inside, and let nothing but `AioRpcError` and `Unavailable` out of it."""
-        started = time.perf_counter()
-        code = grpc.StatusCode.OK.name
-        try:
-            yield
-        except grpc.aio.AioRpcError as error:
-            code = error.code().name
-            raise
-        except decoding.WrongAnswerError:
-            code = WRONG_ANSWER
-            raise Unavailable(Reason.WRONG_ANSWER) from None
-        except grpc.aio.UsageError:
-            code = grpc.StatusCode.CANCELLED.name
-            raise Unavailable(Reason.CLOSED) from None
-        except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED.name
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise Unavailable(Reason.CLOSED) from None  # it was the channel that was closed, not our caller
-        except GeneratorExit:
-            code = grpc.StatusCode.CANCELLED.name
-            raise
-        finally:
-            self._on_request(method, code, time.perf_counter() - started)
+            if call is not None:
+                self._watches.discard(call)
+                call.cancel()
 
     def _open(self, pems: tuple[bytes | None, ...]) -> grpc.aio.Channel:
         if self._tls is None:
@@ -268,12 +263,92 @@ class ChatService:
                 log.warning("no connection with the new membership certificates, the old ones stay for now")
                 await channel.close()
                 continue
-            old, self._pems = self._channel, pems
-            self._use(channel)
+            self._pems = pems
             log.info("membership certificates replaced")
-            for watch in tuple(self._watches):
-                watch.cancel()  # its reader resumes on the new channel
-            await old.close(grace=self._timeout_seconds)
+            await self._replace(channel)
+
+    def _note(self, code: grpc.StatusCode) -> None:
+        """How a call ended that did not end well."""
+        self._unanswered = self._unanswered + 1 if code is grpc.StatusCode.DEADLINE_EXCEEDED else 0
+        if self._unanswered >= _UNANSWERED_FOR_A_NEW_CONNECTION:
+            self._unanswered = 0
+            self._silent.set()
+
+    async def _replace_silent(self) -> None:
+        while True:
+            await self._silent.wait()
+            log.warning("the chat service does not answer, a new connection is tried")
+            channel = self._open(self._pems)
+            channel.get_state(try_to_connect=True)
+            await self._replace(channel)
+            self._silent.clear()
+
+    async def _replace(self, channel: grpc.aio.Channel) -> None:
+        """Ask over `channel` from now on; calls under way end on the old one."""
+        old = self._channel
+        self._use(channel)
+        for watch in tuple(self._watches):
+            watch.cancel()  # its reader resumes on the new channel
+        await old.close(grace=self._timeout_seconds)
+
+
+class _Counted:
+    """Around one call: reports it, and lets nothing but `AioRpcError` and `Unavailable` out of it."""
+
+    __slots__ = ("_method", "_on_request", "_started")
+
+    def __init__(self, method: str, on_request: OnRequest) -> None:
+        self._method = method
+        self._on_request = on_request
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        code, instead = _OK, None
+        if error is not None:
+            code, instead = _code_of(error)
+        self._on_request(self._method, code, time.perf_counter() - self._started)
+        if instead is not None:
+            raise instead from None
+
+
+def _code_of(error: BaseException) -> tuple[str, Unavailable | None]:
+    """What a call that ended in `error` is counted with, and what is raised in its place, if anything."""
+    match error:
+        case grpc.aio.AioRpcError():
+            return error.code().name, None
+        case decoding.WrongAnswerError():
+            return WRONG_ANSWER, Unavailable(Reason.WRONG_ANSWER)
+        case grpc.aio.UsageError():
+            return _CANCELLED, Unavailable(Reason.CLOSED)
+        case asyncio.CancelledError():
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                return _CANCELLED, None
+            return _CANCELLED, Unavailable(
+                Reason.CLOSED
+            )  # it was the channel that was closed, not our caller
+        case GeneratorExit():
+            return _CANCELLED, None
+        case _:
+            return _OK, None  # a bug of ours: the service did answer
+
+
+async def _headers(call: _Watch) -> None:
+    """Wait until the stream is open, within `_WATCH_HEADERS_SECONDS`: a server may keep its headers back.
+
+    Raises:
+        AioRpcError: it was refused.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_WATCH_HEADERS_SECONDS):
+            await call.initial_metadata()
+    if call.done():
+        await call.read()
 
 
 async def _connects(channel: grpc.aio.Channel) -> bool:

@@ -39,21 +39,9 @@ def membership(message: pb.Membership, key: MemberKey, *, max_profile_bytes: int
     Raises:
         WrongAnswerError: it is another one's.
     """
-    account = message.account
-    if key_of(message) != key or (account.id and canonical_guid(account.id) != key.account_id):
+    if (message.room_id, message.account_id) != key and key_of(message) != key:
         raise WrongAnswerError
-    return Membership(
-        key=key,
-        role=message.role,
-        joined_at=_seconds(message.joined_at) if message.HasField("joined_at") else None,
-        leave_at=_seconds(message.leave_at) if message.HasField("leave_at") else None,
-        timeout_until=_seconds(message.timeout_until) if message.HasField("timeout_until") else None,
-        nick=message.nick[:MAX_TEXT_CHARACTERS],
-        account_name=account.name[:MAX_TEXT_CHARACTERS],
-        account_nick=account.nick[:MAX_TEXT_CHARACTERS],
-        profile=_profile(account.profile, max_profile_bytes),
-        updated_at=_seconds(account.updated_at) if account.HasField("updated_at") else None,
-    )
+    return _of_key(message, key, max_profile_bytes)
 
 
 def memberships(
@@ -64,14 +52,36 @@ def memberships(
     Raises:
         WrongAnswerError: something in it was not asked for, or stands in it twice: then what is missing means nothing.
     """
-    asked = set(keys)
+    asked = {key: key for key in keys}  # the answer holds the asker's own strings, not one more copy of them
     found: dict[MemberKey, Membership] = {}
     for message in messages:
-        key = key_of(message)
-        if key not in asked or key in found:
+        key = asked.pop(MemberKey(message.room_id, message.account_id), None) or asked.pop(
+            key_of(message), None
+        )
+        if key is None:
             raise WrongAnswerError
-        found[key] = membership(message, key, max_profile_bytes=max_profile_bytes)
+        found[key] = _of_key(message, key, max_profile_bytes)
     return found
+
+
+def _of_key(message: pb.Membership, key: MemberKey, max_profile_bytes: int) -> Membership:
+    """Raises: WrongAnswerError."""
+    account = message.account
+    account_id = account.id
+    if account_id and account_id != key.account_id and canonical_guid(account_id) != key.account_id:
+        raise WrongAnswerError
+    return Membership(
+        key=key,
+        role=message.role,
+        joined_at=_seconds(message.joined_at) if message.HasField("joined_at") else None,
+        leave_at=_seconds(message.leave_at) if message.HasField("leave_at") else None,
+        timeout_until=_seconds(message.timeout_until) if message.HasField("timeout_until") else None,
+        nick=message.nick[:MAX_TEXT_CHARACTERS],
+        account_name=account.name[:MAX_TEXT_CHARACTERS],
+        account_nick=account.nick[:MAX_TEXT_CHARACTERS],
+        profile=_profile(account.profile, max_profile_bytes) if account.HasField("profile") else _NO_PROFILE,
+        updated_at=_seconds(account.updated_at) if account.HasField("updated_at") else None,
+    )
 
 
 def event(message: pb.MembershipEvent, *, max_profile_bytes: int) -> WatchEvent:
@@ -89,11 +99,14 @@ def event(message: pb.MembershipEvent, *, max_profile_bytes: int) -> WatchEvent:
 
 def _seconds(time: Timestamp) -> float:
     """Seconds since the epoch, within the years 1 to 9999: "for ever" is often the very end of them, or beyond."""
-    return min(max(time.seconds + time.nanos / 1e9, _FIRST_SECOND), _LAST_SECOND)
+    seconds = time.seconds + time.nanos / 1e9
+    if _FIRST_SECOND <= seconds <= _LAST_SECOND:
+        return seconds
+    return _FIRST_SECOND if seconds < 0 else _LAST_SECOND
 
 
 def _profile(struct: Struct, max_bytes: int) -> bytes:
-    if not struct.fields or (max_bytes and struct.ByteSize() > max_bytes * _STRUCT_BYTES_PER_JSON_BYTE):
+    if max_bytes and struct.ByteSize() > max_bytes * _STRUCT_BYTES_PER_JSON_BYTE:
         return _NO_PROFILE
     # Sorted: protobuf keeps no order, and the same profile must not look like a changed one.
     encoded = msgspec.json.encode(_object(struct), order="sorted")
@@ -101,21 +114,29 @@ def _profile(struct: Struct, max_bytes: int) -> bytes:
 
 
 def _object(struct: Struct) -> dict[str, Json]:
-    return {name: _json(value) for name, value in struct.fields.items()}
+    fields = struct.fields
+    members: dict[str, Json] = {}
+    for name in fields:
+        value = fields[name]
+        kind = value.WhichOneof("kind")
+        members[name] = (
+            value.string_value if kind == "string_value" else _json(value, kind)
+        )  # most are strings
+    return members
 
 
-def _json(value: Value) -> Json:
-    match value.WhichOneof("kind"):
-        case "number_value":
-            return _number(value.number_value)
+def _json(value: Value, kind: str | None) -> Json:
+    match kind:
         case "string_value":
             return value.string_value
+        case "number_value":
+            return _number(value.number_value)
         case "bool_value":
             return value.bool_value
         case "struct_value":
             return _object(value.struct_value)
         case "list_value":
-            return [_json(item) for item in value.list_value.values]
+            return [_json(item, item.WhichOneof("kind")) for item in value.list_value.values]
         case _:
             return None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 
 class MemberKey(NamedTuple):
@@ -13,8 +15,7 @@ class MemberKey(NamedTuple):
     account_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(msgspec.Struct, frozen=True, gc=False):
     """The chat service's answer about one account in one room. Times are seconds since the epoch."""
 
     key: MemberKey
@@ -25,9 +26,13 @@ class Membership:
     nick: str
     account_name: str
     account_nick: str
-    profile: bytes = field(repr=False)
+    profile: bytes
     """A JSON object; `{}` where the service sent none or one over `MAX_PROFILE_BYTES`."""
     updated_at: float | None
+
+    def __repr__(self) -> str:
+        """For logs: neither names nor profile."""
+        return f"Membership({self.key}, active={self.is_active()}, timeout_until={self.timeout_until})"
 
     def is_active(self) -> bool:
         """Joined, not left, not suspended. A time-out is another matter: see `is_timed_out`."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+
+import msgspec
 
 from sidecar.membership.model import MemberKey, Membership
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What was answered about one key, and how new that is: of two, the one asked for later counts."""
 
     membership: Membership | None
@@ -24,27 +25,34 @@ class RecentAnswers:
     def __init__(self, *, seconds: float, max_entries: int) -> None:
         self._seconds = seconds
         self._max_entries = max_entries
-        self._answers: dict[MemberKey, Answer] = {}  # in the order of putting
+        # In the order of putting. Not a dict: finding the first key of one takes as long as it lost first keys.
+        self._answers: OrderedDict[MemberKey, Answer] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._answers)
 
+    def counts(self, asked_at: float, now: float) -> bool:
+        """Whether an answer to a question of `asked_at` is young enough."""
+        return now - asked_at < self._seconds
+
     def get(self, key: MemberKey, now: float) -> Answer | None:
         answer = self._answers.get(key)
-        return answer if answer is not None and self._is_fresh(answer, now) else None
+        return answer if answer is not None and self.counts(answer.asked_at, now) else None
+
+    def take(self, key: MemberKey, now: float) -> Answer | None:
+        """As `get`, and forget it."""
+        answer = self._answers.pop(key, None)
+        return answer if answer is not None and self.counts(answer.asked_at, now) else None
 
     def put(self, key: MemberKey, answer: Answer, now: float) -> None:
         self._answers.pop(key, None)
-        if self._is_fresh(answer, now):
+        if self.counts(answer.asked_at, now):
             self._answers[key] = answer
         while self._answers:
-            oldest = next(iter(self._answers))
-            if len(self._answers) <= self._max_entries and self._is_fresh(self._answers[oldest], now):
+            oldest = self._answers[next(iter(self._answers))]
+            if len(self._answers) <= self._max_entries and self.counts(oldest.asked_at, now):
                 break
-            del self._answers[oldest]
+            self._answers.popitem(last=False)
 
     def forget(self, key: MemberKey) -> None:
         self._answers.pop(key, None)
-
-    def _is_fresh(self, answer: Answer, now: float) -> bool:
-        return now - answer.asked_at < self._seconds

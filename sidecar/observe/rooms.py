@@ -8,7 +8,8 @@ from itertools import islice
 from time import monotonic
 from typing import NamedTuple
 
-from sidecar.signaling.room import MESSAGE_TYPES, Room, RoomCounters
+from sidecar.signaling.counters import RoomCounters
+from sidecar.signaling.room import Room
 
 EMPTY_ROOM_KEPT_SECONDS = 300.0
 OTHER_ROOMS = "other"
@@ -82,7 +83,7 @@ class RoomBook:
         """What all rooms counted since the start, those gone included: it never goes back."""
         total = RoomCounters()
         for counters in (*self._own.values(), self.other, self._gone):
-            _add(total, counters)
+            total.add(counters)
         return total
 
     def _has_place(self) -> bool:
@@ -99,7 +100,7 @@ class RoomBook:
             if since > before:
                 return
             del self._empty_since[room_id]
-            _add(self._gone, self._own.pop(room_id))
+            self._gone.add(self._own.pop(room_id))
 
 
 async def room_series(book: RoomBook, rooms: Mapping[str, Room], *, namespace: str, openmetrics: bool) -> str:
@@ -165,11 +166,3 @@ async def _presence(rooms: Mapping[str, Room], room_ids: Iterable[str]) -> tuple
 def _count(room: Room | None) -> tuple[int, int]:
     """Connections and accounts on this replica; none where the room is empty."""
     return (len(room.members), room.local_accounts()) if room else (0, 0)
-
-
-def _add(total: RoomCounters, counters: RoomCounters) -> None:
-    for kind in MESSAGE_TYPES:
-        total.received[kind] += counters.received[kind]
-    total.bytes_received += counters.bytes_received
-    total.delivered += counters.delivered
-    total.bytes_delivered += counters.bytes_delivered

@@ -67,8 +67,9 @@ class Untraced:
     def handshake(self, traceparent: str | None, tracestate: str | None) -> Trace:
         trace_id = trace_id_of(traceparent)
         if traceparent is None or trace_id is None:
-            trace_id = secrets.token_hex(16)
-            return _Passing(trace_id, (("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-00"),))
+            new = secrets.token_hex(24)
+            trace_id = new[:32]
+            return _Passing(trace_id, (("traceparent", f"00-{trace_id}-{new[32:]}-00"),))
         parent = ("traceparent", traceparent.strip())
         return _Passing(trace_id, (parent, ("tracestate", tracestate)) if tracestate else (parent,))
 

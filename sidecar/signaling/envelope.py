@@ -19,33 +19,37 @@ class Dialect(StrEnum):
     DYSON = "dyson"
 
 
-class Identity:
+class Identity(msgspec.Struct, kw_only=True, gc=False):
     """Who a sender is to the others, as the sidecar verified it; one for all of an account's connections in a room."""
 
-    __slots__ = ("account_id", "name", "sender_info")
-
-    def __init__(
-        self, *, account_id: str, name: str, nick: str, profile: bytes, updated_at: float | None
-    ) -> None:
-        self.account_id = account_id
-        self.name = name
-        self.sender_info = b'{"id":%b,"name":%b,"nick":%b,"profile":%b,"updatedAt":%b}' % (
-            _encode(account_id),
-            _encode(name),
-            _encode(nick),
-            profile,
-            _encode(None if updated_at is None else rfc3339(updated_at)),
-        )
-        """JSON: id, name, nick, profile, updatedAt, in this order."""
+    account_id: str
+    name: str
+    nick: str
+    profile: bytes
+    """A JSON object."""
+    updated_at: float | None
+    """Seconds since the epoch."""
+    _told: bytes | None = None
 
     @classmethod
     def told(cls, *, account_id: str, name: str, sender_info: bytes) -> Identity:
         """A sender of another replica; `sender_info` as that replica's `Identity` wrote it."""
-        identity = cls.__new__(cls)
-        identity.account_id = account_id
-        identity.name = name
-        identity.sender_info = sender_info
-        return identity
+        return cls(
+            account_id=account_id, name=name, nick="", profile=b"{}", updated_at=None, _told=sender_info
+        )
+
+    @property
+    def sender_info(self) -> bytes:
+        """JSON: id, name, nick, profile, updatedAt, in this order. Written when asked for: most are asked once."""
+        if self._told is not None:
+            return self._told
+        return b'{"id":%b,"name":%b,"nick":%b,"profile":%b,"updatedAt":%b}' % (
+            _encode(self.account_id),
+            _encode(self.name),
+            _encode(self.nick),
+            self.profile,
+            _encode(None if self.updated_at is None else rfc3339(self.updated_at)),
+        )
 
     def info(self, dialect: Dialect) -> bytes:
         if dialect is not Dialect.DYSON:
@@ -100,39 +104,31 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False):
     """On the clock of the loop, for `relay_duration_seconds`; 0 for what the sidecar itself has to say."""
     stamps: Stamps | None = None
     """Where the sender's stamps are kept from one signal to the next; None: nowhere."""
-    _frames: dict[Dialect, bytes] | None = None
+    _frames: dict[Dialect, bytes] = {}
 
     def frame(self, dialect: Dialect) -> bytes:
         """The whole WebSocket frame for a receiver of `dialect`, made when first asked for."""
-        frames = self._frames
-        if frames is None:
-            frames = self._frames = {}
-        frame = frames.get(dialect)
-        if frame is None:
-            frame = frames[dialect] = self._encode(dialect)
-        return frame
+        frame = self._frames.get(dialect)
+        return self.encode(dialect) if frame is None else frame
 
-    def _encode(self, dialect: Dialect) -> bytes:
-        stamp = self._stamp(dialect)
+    def encode(self, dialect: Dialect) -> bytes:
+        """Make the frame for receivers of `dialect` now."""
+        end = None if self.stamps is None else self.stamps.get(dialect)
+        if end is None:
+            end = stamp(dialect, self.sender, self.sender_connection)
+            if self.stamps is not None:
+                self.stamps[dialect] = end
         begin, to_connection = _BEGIN[dialect]
-        if self.to is None and self.to_connection is None:
-            return text_frame(b"".join((begin, self.type.encode(), b'","data":', self.data, stamp)))
         to = b"" if self.to is None else b',"to":"%b"' % self.to.encode()
         if self.to_connection is not None:
             to += to_connection % self.to_connection.encode()
-        return text_frame(b"".join((begin, self.type.encode(), b'","data":', self.data, to, stamp)))
-
-    def _stamp(self, dialect: Dialect) -> bytes:
-        """What the sidecar verified of the sender, and the end of the packet."""
-        if self.stamps is None:
-            return _stamp(dialect, self.sender, self.sender_connection)
-        stamp = self.stamps.get(dialect)
-        if stamp is None:
-            stamp = self.stamps[dialect] = _stamp(dialect, self.sender, self.sender_connection)
-        return stamp
+        packet = b"".join((begin, self.type.encode(), b'","data":', self.data, to, end))
+        frame = self._frames[dialect] = text_frame(packet)
+        return frame
 
 
-def _stamp(dialect: Dialect, sender: Identity, connection: str) -> bytes:
+def stamp(dialect: Dialect, sender: Identity, connection: str) -> bytes:
+    """What the sidecar verified of a sender, and the end of the packet."""
     return _STAMP[dialect] % (sender.account_id.encode(), connection.encode(), sender.info(dialect))
 
 

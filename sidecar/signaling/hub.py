@@ -4,49 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 from sidecar.errors import Refusal, RefusalCode
-from sidecar.signaling.envelope import Dialect, Envelope, Identity
-from sidecar.signaling.room import Instruments, Member, Outlet, Participant, Presence, Room, RoomCounters
-
-
-class Bus(Protocol):
-    """How a room spans replicas. The rooms tell it what happens here; it tells the `Hub` what happened elsewhere.
-
-    All calls are synchronous and never wait: what cannot be sent now is kept within a bound, or counted as lost.
-    """
-
-    def open(self, room: Room) -> None:
-        """The first connection here is about to join: news of this room is wanted from now on."""
-
-    def close(self, room: Room) -> None:
-        """The last connection here left this room."""
-
-    def settled(self, room_id: str) -> bool:
-        """Whether those in this room elsewhere are known by now, as far as they can be."""
-
-    async def settle(self, room_id: str) -> None:
-        """Wait until they are, within a bound."""
-
-    def joined(self, room_id: str, presence: Presence) -> None:
-        """A connection joined here, or who it belongs to changed."""
-
-    def left(self, room_id: str, presence: Presence) -> None:
-        """A connection left here."""
-
-    def publish(self, room_id: str, envelope: Envelope) -> None:
-        """Pass a signal on to the replicas with others in this room, in the order published, each once."""
-
-
-class RoomCounterBook(Protocol):
-    """Where a room's counters live on when the room is empty."""
-
-    def open(self, room_id: str) -> RoomCounters:
-        """The counters a room counts on from now."""
-
-    def close(self, room_id: str) -> None:
-        """The room is empty."""
+from sidecar.signaling.counters import RoomCounterBook
+from sidecar.signaling.delivery import Outlet
+from sidecar.signaling.envelope import Dialect, Identity
+from sidecar.signaling.room import Bus, Instruments, Member, Participant, Room
 
 
 class Hub:
@@ -111,47 +74,65 @@ class Hub:
         dialect: Dialect,
         outlet: Outlet,
     ) -> tuple[Member, list[Participant]]:
-        """A connection enters a room. Returns it as a member, and who was there before."""
+        """A connection enters a room: as a member, or by a bug not at all. Also returns who was there before."""
         room = self._open(room_id)
-        member = Member(
-            connection_id=connection_id,
-            identity=identity,
-            joined_at=joined_at,
-            dialect=dialect,
-            room=room,
-            outlet=outlet,
-        )
-        before = room.join(member)
+        try:
+            member = Member(
+                connection_id=connection_id,
+                identity=identity,
+                joined_at=joined_at,
+                dialect=dialect,
+                room=room,
+                outlet=outlet,
+            )
+            before = room.join(member)
+        except Exception:
+            self._close_if_empty(room)
+            raise
         account_id = identity.account_id
         self._connections_of[account_id] = self._connections_of.get(account_id, 0) + 1
+        try:
+            self._bus.joined(room_id, member)
+        except Exception:
+            self.leave(member)
+            raise
         return member, before
 
     def leave(self, member: Member) -> None:
-        """A member leaves its room; the room goes with the last of this replica."""
+        """A member leaves its room; the room goes with the last of this replica. Again: what a bug kept from it."""
         room = member.room
-        room.leave(member)
-        account_id = member.identity.account_id
-        self._connections_of[account_id] -= 1
-        if not self._connections_of[account_id]:
-            del self._connections_of[account_id]
-        self._close_if_empty(room)
+        try:
+            if member.connection_id in room.members:
+                room.leave(member)
+                account_id = member.identity.account_id
+                self._connections_of[account_id] -= 1
+                if not self._connections_of[account_id]:
+                    del self._connections_of[account_id]
+                self._bus.left(room.id, member)
+        finally:
+            self._close_if_empty(room)
 
     def _open(self, room_id: str) -> Room:
         room = self.rooms.get(room_id)
         if room is None:
-            room = self.rooms[room_id] = Room(
-                room_id,
-                bus=self._bus,
-                schedule=self._schedule,
-                instruments=self._instruments,
-                counters=self._counters.open(room_id),
-            )
-            self._bus.open(room)
+            counters = self._counters.open(room_id)
+            try:
+                room = Room(
+                    room_id,
+                    bus=self._bus,
+                    schedule=self._schedule,
+                    instruments=self._instruments,
+                    counters=counters,
+                )
+                self._bus.open(room)
+            except Exception:
+                self._counters.close(room_id)
+                raise
+            self.rooms[room_id] = room
         return room
 
     def _close_if_empty(self, room: Room) -> None:
-        if not room.members and not room.expected:
-            room.flush()
+        if not room.members and not room.expected and self.rooms.get(room.id) is room:
             del self.rooms[room.id]
             self._counters.close(room.id)
             self._bus.close(room)

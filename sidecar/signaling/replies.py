@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from sidecar.rfc3339 import rfc3339
 from sidecar.signaling.envelope import Dialect, text_frame
 from sidecar.signaling.packets import PacketError
-
-if TYPE_CHECKING:
-    from sidecar.signaling.room import Participant
+from sidecar.signaling.room import Participant
 
 _encode = msgspec.json.encode
 

@@ -6,24 +6,42 @@ an outlet; presences elsewhere (other replicas) are told of by the bus.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from sidecar.signaling.envelope import Dialect, Envelope, Identity, Stamps, payload_size
+from sidecar.signaling.counters import RoomCounters
+from sidecar.signaling.delivery import Outlet, Said, for_one, put_together
+from sidecar.signaling.envelope import Dialect, Envelope, Identity, Stamps, stamp
 from sidecar.signaling.packets import PacketError, PacketErrorCode, Signal
 
-if TYPE_CHECKING:
-    from sidecar.signaling.hub import Bus
 
-MESSAGE_TYPES = ("offer", "answer", "ice-candidate", "other")
+class Bus(Protocol):
+    """How a room spans replicas. The rooms tell it what happens here; it tells them what happened elsewhere.
 
+    All calls are synchronous and never wait: what cannot be sent now is kept within a bound, or counted as lost.
+    """
 
-class Outlet(Protocol):
-    """Where the packets for one member go. Never waits."""
+    def open(self, room: Room) -> None:
+        """The first connection here is about to join: news of this room is wanted from now on."""
 
-    def write(self, frames: bytes, packets: int) -> None:
-        """Send whole frames."""
+    def close(self, room: Room) -> None:
+        """The last connection here left this room."""
+
+    def settled(self, room_id: str) -> bool:
+        """Whether those in this room elsewhere are known by now, as far as they can be."""
+
+    async def settle(self, room_id: str) -> None:
+        """Wait until they are, within a bound."""
+
+    def joined(self, room_id: str, presence: Presence) -> None:
+        """A connection joined here, or who it belongs to changed."""
+
+    def left(self, room_id: str, presence: Presence) -> None:
+        """A connection left here."""
+
+    def publish(self, room_id: str, envelope: Envelope) -> None:
+        """Pass a signal on to the replicas with others in this room, in the order published, each once."""
 
 
 class Instruments(Protocol):
@@ -81,16 +99,9 @@ class Participant(NamedTuple):
     connection_ids: list[str]
 
 
-class RoomCounters:
-    """What passed through a room on this replica: relayed signals only, payload bytes. Only ever grows."""
-
-    __slots__ = ("bytes_delivered", "bytes_received", "delivered", "received")
-
-    def __init__(self) -> None:
-        self.received = dict.fromkeys(MESSAGE_TYPES, 0)
-        self.bytes_received = 0
-        self.delivered = 0
-        self.bytes_delivered = 0
+_NOBODY: Final[dict[str, Presence]] = {}
+"""Stands for the others of every room that is on this replica alone; never written to."""
+_ONLY = {dialect: (dialect,) for dialect in Dialect}
 
 
 class Room:
@@ -104,7 +115,7 @@ class Room:
         "_bus",
         "_dialects",
         "_instruments",
-        "_pending",
+        "_said",
         "_schedule",
         "accounts",
         "counters",
@@ -125,16 +136,16 @@ class Room:
     ) -> None:
         self.id = room_id
         self.counters = counters
-        self.accounts: dict[str, list[Presence]] = {}
+        self.accounts: dict[str, tuple[Presence, ...]] = {}
         """Everyone here by account, each account's connections in the order they came."""
         self.members: dict[str, Member] = {}
         """The connections on this replica, by connection id."""
-        self.remotes: dict[str, Presence] = {}
+        self.remotes = _NOBODY
         """The connections on other replicas, by connection id."""
         self.expected = 0
         """Connections on their way in: the room stays open for them."""
-        self._dialects: dict[Dialect, int] = {}
-        self._pending: list[tuple[Envelope, list[Member] | None]] = []
+        self._dialects: tuple[Dialect, ...] = ()  # those the members here speak
+        self._said: list[Said] | None = None  # since the last flush
         self._bus = bus
         self._schedule = schedule
         self._instruments = instruments
@@ -158,23 +169,26 @@ class Room:
             yield Participant(presences[0].identity, _joined_at(presences), ids)
 
     def join(self, member: Member) -> list[Participant]:
-        """Add a member; everyone else is told. Returns who was there before, for the member's welcome."""
+        """Add a member; everyone else is told. Returns who was there before, for the member's welcome.
+
+        A bug of ours leaves everything as it was.
+        """
         self.flush()  # what was said before is not for the newcomer
         before = list(self.participants())
+        dialects = self._dialects
+        if member.dialect not in dialects:
+            dialects += _ONLY[member.dialect]
+        self._appear(member, dialects)
         self.members[member.connection_id] = member
-        self._dialects[member.dialect] = self._dialects.get(member.dialect, 0) + 1
-        self._appear(member)
-        self._bus.joined(self.id, member)
+        self._dialects = dialects
         return before
 
     def leave(self, member: Member) -> None:
-        """Take a member out; everyone else is told."""
-        del self.members[member.connection_id]
-        self._dialects[member.dialect] -= 1
-        if not self._dialects[member.dialect]:
-            del self._dialects[member.dialect]
+        """Take a member out; everyone else is told. A bug of ours leaves everything as it was."""
         self._vanish(member)
-        self._bus.left(self.id, member)
+        del self.members[member.connection_id]
+        if all(other.dialect is not member.dialect for other in self.members.values()):
+            self._dialects = tuple(dialect for dialect in self._dialects if dialect is not member.dialect)
 
     def post(self, member: Member, signal: Signal, *, size: int, received_at: float) -> None:
         """A member says something: `size` is the payload bytes it took, `received_at` when it was read.
@@ -203,13 +217,19 @@ class Room:
                 raise PacketError(
                     PacketErrorCode.TARGET_NOT_IN_ROOM, "nobody else in this room has that address"
                 )
+        self._deliver(envelope, targets)
         counters = self.counters
-        counters.received[kind if kind in counters.received else "other"] += 1
         counters.bytes_received += size
         if kind == "offer":
+            counters.offers += 1
             member.offered_at = received_at
-        self._deliver(envelope, targets)
-        if targets is None or any(target.connection_id in self.remotes for target in targets):
+        elif kind == "answer":
+            counters.answers += 1
+        elif kind == "ice-candidate":
+            counters.candidates += 1
+        else:
+            counters.others += 1
+        if targets is None or (self.remotes and any(one.connection_id in self.remotes for one in targets)):
             self._bus.publish(self.id, envelope)
 
     def receive(self, envelope: Envelope) -> None:
@@ -222,8 +242,10 @@ class Room:
         if known is not None:
             known.identity = presence.identity
             return
+        self._appear(presence, self._dialects)
+        if not self.remotes:
+            self.remotes = {}
         self.remotes[presence.connection_id] = presence
-        self._appear(presence)
 
     def vanish(self, connection_id: str) -> None:
         """A connection on another replica is gone."""
@@ -233,36 +255,27 @@ class Room:
 
     def identify(self, member: Member, identity: Identity) -> None:
         """The chat service changed a name, nick or profile: later packets carry the new one."""
-        member.identity = identity
-        member.stamps = None
+        stamps = {member.dialect: stamp(member.dialect, identity, member.connection_id)}
+        member.identity, member.stamps = identity, stamps
         self._bus.joined(self.id, member)
 
-    def _appear(self, presence: Presence) -> None:
+    def _appear(self, presence: Presence, dialects: Sequence[Dialect]) -> None:
         account_id = presence.identity.account_id
-        there = self.accounts.get(account_id)
-        if there is None:
-            there = self.accounts[account_id] = [
-                presence
-            ]  # of this size exactly: most accounts stay with one
-        else:
-            there.append(presence)
-        self._announce("user-joined" if len(there) == 1 else "connection-joined", presence)
+        there = self.accounts.get(account_id, ())
+        arrival = _presence_signal("connection-joined" if there else "user-joined", presence)
+        for dialect in dialects:  # now: nobody is here who could not be told of
+            arrival.encode(dialect)
+        self._say(arrival, None)
+        self.accounts[account_id] = (*there, presence)
 
     def _vanish(self, presence: Presence) -> None:
         account_id = presence.identity.account_id
-        there = self.accounts[account_id]
-        there.remove(presence)
-        if not there:
+        there = tuple(other for other in self.accounts[account_id] if other is not presence)
+        self._say(_presence_signal("connection-left" if there else "user-left", presence), None)
+        if there:
+            self.accounts[account_id] = there
+        else:
             del self.accounts[account_id]
-        self._announce("connection-left" if there else "user-left", presence)
-
-    def _announce(self, type: str, presence: Presence) -> None:  # noqa: A002 - the wire's word
-        self._enqueue(
-            Envelope(
-                type=type, data=b"{}", sender=presence.identity, sender_connection=presence.connection_id
-            ),
-            None,
-        )
 
     def _targets(self, envelope: Envelope) -> list[Presence] | None:
         """Whom an addressed envelope is for, never the sending connection; None: everyone else."""
@@ -280,136 +293,74 @@ class Room:
         ]
 
     def _deliver(self, envelope: Envelope, targets: list[Presence] | None) -> None:
-        here = None if targets is None else [target for target in targets if isinstance(target, Member)]
+        """Encode now, where a bug is still its sender's; write at the end of the tick."""
+        here: list[Member] | None = None
+        if targets is None:
+            for dialect in self._dialects:
+                envelope.encode(dialect)
+        else:
+            here = []
+            for target in targets:
+                if isinstance(target, Member):
+                    envelope.frame(target.dialect)
+                    here.append(target)
         if envelope.type == "answer":
             for member in self.members.values() if here is None else here:
                 if member.offered_at and member.connection_id != envelope.sender_connection:
                     self._instruments.answered(envelope.received_at - member.offered_at)
                     member.offered_at = 0.0
         if here is None or here:
-            self._enqueue(envelope, here)
+            self._say(envelope, here)
 
-    def _enqueue(self, envelope: Envelope, targets: list[Member] | None) -> None:
-        if not self._pending:
+    def _say(self, envelope: Envelope, targets: list[Member] | None) -> None:
+        if self._said is None:
             self._schedule(self.flush)
-        self._pending.append((envelope, targets))
+            self._said = []
+        self._said.append((envelope, targets))
 
     def flush(self) -> None:
-        """Write what was said since the last flush: once per member, each in the order it was said."""
-        pending, self._pending = self._pending, []
-        if len(pending) == 1:
-            envelope, targets = pending[0]
-            if targets is not None:
-                self._write_directed(envelope, targets)
-            elif len(self._dialects) == 1:
-                self._write_one(envelope)
-            else:
-                self._write_many(pending)
-        elif pending:
-            self._write_many(pending)
+        """Write what was said since the last flush: once per member, each in the order it was said.
+
+        Raises:
+            Exception: a bug of ours, after what it kept from nobody has been written.
+        """
+        try:
+            if self._said is None:
+                return
+            shares, deliveries, size = put_together(self._said, self.members, self._dialects)
+        except Exception:
+            self._write_one_by_one()
+            raise
+        said, self._said = self._said, None
+        for receivers, frames, packets in shares:
+            for member in receivers:
+                try:
+                    member.outlet.write(frames, packets)
+                except Exception as error:  # noqa: BLE001 - it ends this receiver and no other
+                    member.outlet.fail(error)
+        self.counters.delivered += deliveries
+        self.counters.bytes_delivered += size
         now = monotonic()
-        for envelope, _ in pending:
+        for envelope, _ in said:
             if envelope.received_at:
                 self._instruments.relayed(now - envelope.received_at)
 
-    def _write_one(self, envelope: Envelope) -> None:
-        """The usual tick: one signal, to everyone else, in the one dialect that is spoken here."""
-        (dialect,) = self._dialects
-        frame = envelope.frame(dialect)
-        receivers = list(self.members.values())  # a slow one may be closed while written to
-        origin = self.members.get(envelope.sender_connection)
-        if origin is not None:
-            receivers.remove(origin)
-        if envelope.received_at:
-            self.counters.delivered += len(receivers)
-            self.counters.bytes_delivered += len(receivers) * payload_size(frame)
-        for member in receivers:
-            member.outlet.write(frame, 1)
-
-    def _write_directed(self, envelope: Envelope, targets: list[Member]) -> None:
-        """A tick with one signal for a few."""
-        for member in targets:
-            if member.connection_id in self.members:
-                frame = envelope.frame(member.dialect)
-                self.counters.delivered += 1
-                self.counters.bytes_delivered += payload_size(frame)
-                member.outlet.write(frame, 1)
-
-    def _write_many(self, pending: list[tuple[Envelope, list[Member] | None]]) -> None:
-        members = self.members
-        to_all: dict[Dialect, list[bytes]] = {dialect: [] for dialect in self._dialects}
-        apart: dict[Member, _Share] = {}  # members that do not get exactly what is said to all
-        for envelope, targets in pending:
-            if targets is None:
-                origin = members.get(envelope.sender_connection)
-                if origin is not None:
-                    _share(apart, origin, to_all)
-                for dialect, frames in to_all.items():
-                    frames.append(envelope.frame(dialect))
-                if origin is not None:
-                    apart[origin].taken += 1  # its own: passed over
-                self._count(envelope, self._dialects, origin)
-            else:
-                present = [target for target in targets if target.connection_id in members]
-                for target in present:
-                    _share(apart, target, to_all).append(envelope.frame(target.dialect))
-                self._count(envelope, _by_dialect(present), None)
-        self._write(to_all, apart)
-
-    def _write(self, to_all: dict[Dialect, list[bytes]], apart: dict[Member, _Share]) -> None:
-        """Shared bytes to those who get just what is said to all; to the others, their own."""
-        shared = {dialect: (b"".join(frames), len(frames)) for dialect, frames in to_all.items() if frames}
-        if shared:
-            for member in list(self.members.values()):  # a slow one may be closed while written to
-                if member not in apart:
-                    frames, packets = shared[member.dialect]
-                    member.outlet.write(frames, packets)
-        for member in apart:
-            own = _share(apart, member, to_all)
-            if own:
-                member.outlet.write(b"".join(own), len(own))
-
-    def _count(self, envelope: Envelope, receivers: dict[Dialect, int], origin: Member | None) -> None:
-        """Count deliveries of relayed signals; presence is ours and not counted."""
-        if not envelope.received_at:
-            return
-        counters = self.counters
-        for dialect, number in receivers.items():
-            without_origin = number - (origin is not None and origin.dialect is dialect)
-            counters.delivered += without_origin
-            counters.bytes_delivered += without_origin * payload_size(envelope.frame(dialect))
+    def _write_one_by_one(self) -> None:
+        """What could not be put together for all, for each by itself; who cannot be told even so is ended."""
+        said, self._said = self._said, None
+        for member in list(self.members.values()):
+            try:
+                frames = for_one(member, said or ())
+                if frames:
+                    member.outlet.write(b"".join(frames), len(frames))
+            except Exception as error:  # noqa: BLE001 - as in flush
+                member.outlet.fail(error)
 
 
-def _joined_at(presences: list[Presence]) -> float:
+def _joined_at(presences: Sequence[Presence]) -> float:
     """Since when an account is here; connections elsewhere may be told of later than they came."""
     return min(presence.joined_at for presence in presences)
 
 
-class _Share:
-    """What one member gets of a flush, where it is not just what all get."""
-
-    __slots__ = ("frames", "taken")
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.taken = 0
-        """How many of the frames to all it has, or has passed over."""
-
-
-def _share(apart: dict[Member, _Share], member: Member, to_all: dict[Dialect, list[bytes]]) -> list[bytes]:
-    """The frames of a member apart, up to date with what was said to all so far."""
-    share = apart.get(member)
-    if share is None:
-        share = apart[member] = _Share()
-    frames = to_all[member.dialect]
-    if share.taken < len(frames):
-        share.frames += frames[share.taken :]
-        share.taken = len(frames)
-    return share.frames
-
-
-def _by_dialect(members: list[Member]) -> dict[Dialect, int]:
-    numbers: dict[Dialect, int] = {}
-    for member in members:
-        numbers[member.dialect] = numbers.get(member.dialect, 0) + 1
-    return numbers
+def _presence_signal(type: str, presence: Presence) -> Envelope:  # noqa: A002 - the wire's word
+    return Envelope(type=type, data=b"{}", sender=presence.identity, sender_connection=presence.connection_id)

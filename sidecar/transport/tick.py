@@ -24,5 +24,5 @@ class Tick:
                 work()
             except Exception as error:  # noqa: BLE001 - one room's bug must not keep the others waiting
                 asyncio.get_running_loop().call_exception_handler(
-                    {"message": "a room could not be flushed", "exception": error}
+                    {"message": "work at the end of a tick failed", "exception": error}
                 )

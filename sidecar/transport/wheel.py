@@ -5,18 +5,36 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 RESOLUTION_SECONDS = 0.1
 
 
 class Timed(Protocol):
-    """Something with deadlines. A wheel keeps its place in `wheel_slot` (-1: not on the wheel)."""
+    """Something with deadlines. It carries its place on the wheel itself: in a dict that would take five times as much.
 
-    wheel_slot: int
+    The links to its neighbours are the wheel's to write; None: not on a wheel.
+    """
+
+    wheel_previous: Link | None
+    wheel_next: Link | None
 
     def on_time(self, now: float) -> float | None:
         """Do what is due at `now`, on the monotonic clock. Returns when to look again; None: never."""
+
+
+class _Slot:
+    """Closes the ring of the entries that are due within the same `RESOLUTION_SECONDS`."""
+
+    __slots__ = ("number", "wheel_next", "wheel_previous")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.wheel_next: Link = self
+        self.wheel_previous: Link = self
+
+
+Link: TypeAlias = Timed | _Slot
 
 
 class Wheel:
@@ -26,7 +44,7 @@ class Wheel:
     """
 
     def __init__(self, *, on_error: Callable[[Timed, Exception], None]) -> None:
-        self._slots: dict[int, dict[Timed, None]] = {}  # a set would take twice the memory
+        self._slots: dict[int, _Slot] = {}  # none is empty
         self._timer: asyncio.TimerHandle | None = None
         self._turned_to = 0
         self._on_error = on_error
@@ -34,47 +52,58 @@ class Wheel:
     def set(self, entry: Timed, when: float) -> None:
         """Look at `entry` at `when` on the monotonic clock, instead of whenever it was set before."""
         self.remove(entry)
-        loop = asyncio.get_running_loop()
         if self._timer is None:
             self._turned_to = int(monotonic() / RESOLUTION_SECONDS)
-            self._timer = loop.call_at((self._turned_to + 1) * RESOLUTION_SECONDS, self._turn)
-        slot = max(int(when / RESOLUTION_SECONDS) + 1, self._turned_to + 1)
-        entry.wheel_slot = slot
-        self._slots.setdefault(slot, {})[entry] = None
+            self._wait()
+        number = max(int(when / RESOLUTION_SECONDS) + 1, self._turned_to + 1)
+        slot = self._slots.get(number)
+        if slot is None:
+            slot = self._slots[number] = _Slot(number)
+        last = slot.wheel_previous
+        entry.wheel_previous, entry.wheel_next = last, slot
+        last.wheel_next = slot.wheel_previous = entry
 
     def remove(self, entry: Timed) -> None:
-        slot = self._slots.get(entry.wheel_slot)
-        if slot is not None:
-            slot.pop(entry, None)
-            if not slot:
-                del self._slots[entry.wheel_slot]
-        entry.wheel_slot = -1
+        previous, following = entry.wheel_previous, entry.wheel_next
+        if previous is None or following is None:
+            return
+        previous.wheel_next, following.wheel_previous = following, previous
+        entry.wheel_previous = entry.wheel_next = None
+        if isinstance(previous, _Slot) and previous is following:
+            self._slots.pop(previous.number, None)
 
     def close(self) -> None:
         """Forget every entry."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._slots.clear()
+        for number in list(self._slots):
+            while (entry := self._first(number)) is not None:
+                self.remove(entry)
+
+    def _first(self, number: int) -> Timed | None:
+        slot = self._slots.get(number)
+        if slot is None or isinstance(slot.wheel_next, _Slot):
+            return None
+        return slot.wheel_next
+
+    def _wait(self) -> None:
+        at = (self._turned_to + 1) * RESOLUTION_SECONDS
+        self._timer = asyncio.get_running_loop().call_at(at, self._turn)
 
     def _turn(self) -> None:
-        loop = asyncio.get_running_loop()
         now = monotonic()
-        reached = int(now / RESOLUTION_SECONDS)
-        for slot in range(self._turned_to + 1, reached + 1):
-            self._turned_to = slot
-            for entry in self._slots.pop(slot, ()):
-                if entry.wheel_slot != slot:
-                    continue  # set anew or removed by one that was looked at before it
-                entry.wheel_slot = -1
+        for number in range(self._turned_to + 1, int(now / RESOLUTION_SECONDS) + 1):
+            self._turned_to = number
+            while (entry := self._first(number)) is not None:
+                self.remove(entry)
                 try:
                     again = entry.on_time(now)
                 except Exception as error:  # noqa: BLE001 - one entry's bug must not stop the clock of the others
                     self._on_error(entry, error)
                     continue
-                if again is not None and entry.wheel_slot < 0:
+                if again is not None and entry.wheel_previous is None:
                     self.set(entry, again)
+        self._timer = None
         if self._slots:
-            self._timer = loop.call_at((reached + 1) * RESOLUTION_SECONDS, self._turn)
-        else:
-            self._timer = None
+            self._wait()

@@ -41,10 +41,8 @@ class Keys:
     def __init__(self, *members, algorithms=ALGORITHMS):
         self.keys = parse_jwks(jwks(*members), algorithms)
         self.loaded = True
+        self.removals = 0
         self.refreshes = 0
-
-    def __contains__(self, key):
-        return key in self.keys
 
     def candidates(self, kid, algorithm):
         fitting = [key for key in self.keys if algorithm in key.algorithms]

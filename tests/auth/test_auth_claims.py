@@ -1,12 +1,12 @@
 import json
 import math
 import uuid
-from dataclasses import replace
 
 import pytest
 from auth_issuer import ACCOUNT, AUDIENCE, ISSUER, NOW, claims
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sidecar.auth.claims import Principal, Use, parse
 from sidecar.errors import Refusal, RefusalCode
@@ -19,7 +19,7 @@ def judge(payload, *, bot=False, now=NOW):
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     judged = parse(body, issuers={ISSUER, "other"}, audiences={AUDIENCE, "web"})
     judged.check(bot=bot, now=now, leeway_seconds=LEEWAY)
-    return judged.principal
+    return judged
 
 
 def outcome(payload, *, bot=False, now=NOW):
@@ -42,6 +42,7 @@ RIGHT = Principal(
     nick="Alice",
     issued_at=NOW,
     expires_at=NOW + 300,
+    valid_from=NOW,
 )
 
 

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jwks_server import serving
+from structlog.testing import capture_logs
 
 from sidecar.auth.keys import REFRESH_RESULTS, BadKeys, KeyRing, RefreshResult
 from sidecar.auth.sources import MAX_DOCUMENT_BYTES
@@ -27,8 +28,13 @@ NEVER = 3600.0
 async def following(*, verify_with=None, **options):
     """A started ring; what it reported is in `results` and `problems`."""
     results, problems = [], []
-    options = {"refresh_seconds": NEVER, "cooldown_seconds": NEVER, "file_poll_seconds": NEVER} | options
-    ring = KeyRing(algorithms=["RS256"], on_refresh=results.append, on_problem=problems.append, **options)
+    options = {
+        "refresh_seconds": NEVER,
+        "cooldown_seconds": NEVER,
+        "file_poll_seconds": NEVER,
+        "on_refresh": results.append,
+    } | options
+    ring = KeyRing(algorithms=["RS256"], on_problem=problems.append, **options)
     ring.results, ring.problems = results, problems
     ring.verifier = Verifier(
         keys=ring, algorithms=["RS256"], issuers=[ISSUER], audiences=[AUDIENCE], leeway_seconds=60
@@ -511,6 +517,31 @@ async def test_a_mounted_secret_whose_symlink_is_swapped_is_followed(tmp_path):
         await eventually(lambda: ring.generation == 2)
         assert await accepts(ring, SECOND)
         assert not await accepts(ring, FIRST)
+
+
+class FailsOnce:
+    """Stands for a bug in what is told of a look."""
+
+    def __init__(self):
+        self.failed = False
+
+    def __call__(self, result):
+        if result is RefreshResult.UNCHANGED and not self.failed:
+            self.failed = True
+            raise ZeroDivisionError
+
+
+async def test_a_bug_in_one_look_is_logged_with_a_trace_and_the_keys_are_followed_all_the_same():
+    tell = FailsOnce()
+    with capture_logs() as log:
+        async with (
+            serving(jwks(jwk(FIRST, "first"))) as server,
+            following(jwks_url=server.url, refresh_seconds=0.02, on_refresh=tell) as ring,
+        ):
+            await eventually(lambda: tell.failed)
+            server.body = jwks(jwk(SECOND, "second"))
+            await eventually(lambda: kids(ring) == {"second"})
+    assert [(line["log_level"], line["exc_info"]) for line in log] == [("error", True)]
 
 
 class Watched(type(Path())):

@@ -146,23 +146,26 @@ async def test_clock_skew_is_told_once_for_each_user_token(trying):
     assert trying.skews == [7, -3]
 
 
-async def test_the_memory_is_bounded_and_keeps_what_was_used_last(trying):
+async def test_the_memory_is_bounded_and_forgets_the_oldest_first(trying):
     tokens = [sign(claims(jti=str(number)), FIRST) for number in range(6)]
-    principals = [await trying.verifier.verify(token, bot=False) for token in tokens[:4]]
-    assert await trying.verifier.verify(tokens[0], bot=False) is principals[0]
-    for token in tokens[4:]:
-        await trying.verifier.verify(token, bot=False)
-    assert await trying.verifier.verify(tokens[0], bot=False) is principals[0]
-    assert await trying.verifier.verify(tokens[1], bot=False) is not principals[1]
-    assert len(trying.verifier._verified) == 4
+    principals = []
+    for token in tokens:
+        principals.append(await trying.verifier.verify(token, bot=False))
+        assert len(trying.verifier._verified) <= 4
+    assert await trying.verifier.verify(tokens[5], bot=False) is principals[5]
+    assert await trying.verifier.verify(tokens[4], bot=False) is principals[4]
+    assert await trying.verifier.verify(tokens[0], bot=False) is not principals[0]
 
 
-async def test_expired_tokens_give_their_memory_back(trying):
-    await trying.code(sign(claims(), FIRST))
-    await trying.code(sign(claims(exp=NOW + 5), FIRST))
+async def test_expired_tokens_give_their_memory_back_and_a_key_that_never_expires_stays(trying):
+    for_ever = sign(claims(type="api_key", exp=None), FIRST)
+    principal = await trying.verifier.verify(for_ever, bot=True)
+    for number in range(3):
+        await trying.code(sign(claims(exp=NOW + number), FIRST))
     trying.clock.now = NOW + 1000
     await trying.code(sign(claims(exp=NOW + 2000), FIRST))
-    assert len(trying.verifier._verified) == 1
+    assert len(trying.verifier._verified) == 2
+    assert await trying.verifier.verify(for_ever, bot=True) is principal
 
 
 async def test_the_memory_holds_digests_and_not_tokens(trying):

@@ -13,11 +13,12 @@ from sidecar.bus.local import LocalBus
 from sidecar.bus.nats import NatsBus
 from sidecar.bus.nats_client import Access
 from sidecar.bus.spanning import SpanningBus
+from sidecar.signaling.counters import RoomCounters
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import Signal
-from sidecar.signaling.room import Member, Participant, RoomCounters
-from sidecar.transport.connection import frame_header
+from sidecar.signaling.room import Member, Participant
+from sidecar.transport.frames import frame_header
 from tests.harness import guid, until
 
 
@@ -140,6 +141,7 @@ class Replica:
         timeout: float = 6.0,
         journal=None,
         followers=(),
+        **options,
     ) -> None:
         self.noted = Noted()
         self.nats: NatsBus | None = None
@@ -156,7 +158,12 @@ class Replica:
                 journal=journal,
             )
             self.nats = NatsBus(
-                rooms=self.spanning, access=access, prefix=prefix, followers=followers, clock=time.monotonic
+                rooms=self.spanning,
+                access=access,
+                prefix=prefix,
+                followers=followers,
+                clock=time.monotonic,
+                **options,
             )
         self.hub = Hub(
             bus=bus,

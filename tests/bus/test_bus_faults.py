@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 
 import msgspec
 import nats
@@ -18,6 +20,8 @@ from tests.bus.proxy import run_proxy
 from tests.harness import guid, until
 
 TIMEOUT = 2.0
+CUT_SECONDS = float(os.environ.get("CUT_SECONDS", "0"))
+"""How long a cut lasts beyond being noticed; 30 takes its time."""
 
 
 @pytest.fixture
@@ -63,6 +67,7 @@ async def test_what_is_said_on_both_sides_of_a_cut_arrives_in_order_and_once(pai
     for number in range(50, 100):
         alice.say("offer", number)
         bob.say("answer", number)
+        await asyncio.sleep(CUT_SECONDS / 50)
     proxy.mend()
     await until(lambda: len(alice.data()) >= 100 and len(bob.data()) >= 100, "all of it")
     await replicas.flush()

@@ -1,8 +1,9 @@
 """Whatever the network does, replicas come to one mind once it lets them: a model with delay, loss, reordering and
-duplicates, cuts and deaths, on a clock of its own."""
+duplicates, cuts and deaths, on a clock of its own. `MODEL_EXAMPLES=4000` searches for minutes."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 from hypothesis import HealthCheck, settings
@@ -267,9 +268,9 @@ class Convergence(RuleBasedStateMachine):
 
 
 Convergence.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=30,
-    derandomize=True,  # a failure is a failure for everyone; search wider by hand
+    max_examples=int(os.environ.get("MODEL_EXAMPLES", "100")),  # another hundred in each run; more by hand
+    stateful_step_count=40,
+    print_blob=True,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -14,6 +14,7 @@ import pytest
 from sidecar.bus.members import MemberEvents
 from sidecar.bus.nats_client import Access
 from sidecar.bus.sessions import RevokedSessions, SessionEvents
+from sidecar.observe.certificates import lives
 from tests.bus.bus_cluster import Cluster, Replica
 from tests.bus.nats_identities import Identity, certificates, credentials
 from tests.bus.nats_server import run_nats
@@ -171,4 +172,68 @@ async def test_a_server_whose_certificate_is_of_another_ca_is_not_believed(tmp_p
         await replica.start(connected=False)
         await until(lambda: any("TLS handshake error" in line for line in server.log))
         assert not replica.nats.connected
+        await replica.close()
+
+
+async def test_a_rotated_ca_is_used_at_the_next_connection_and_told_of(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old, new = certificates(tmp_path / "old"), certificates(tmp_path / "new")
+    trusted, cert, key = (tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem"))
+
+    def install(*files: Path) -> None:
+        for source, target in zip(files, (trusted, cert, key), strict=False):
+            target.write_bytes(source.read_bytes())
+
+    install(*old)
+    told = []
+    async with run_nats(tmp_path, f"tls {{ cert_file: {str(cert)!r}, key_file: {str(key)!r} }}") as server:
+        access = Access(servers=[server.url], tls_ca_file=trusted)
+        replica = Replica(access, on_ca=told.append, ca_poll_seconds=0.05)
+        await replica.start()
+        await until(lambda: [lives(ca=pem) for pem in told] == [lives(ca=old[0].read_bytes())])
+        await server.kill()
+        install(old[0], new[1], new[2])  # the server's certificate is rotated first
+        await server.start()
+        await until(lambda: any("TLS handshake error" in line for line in server.log))
+        assert not replica.nats.connected
+        install(new[0])
+        await until(lambda: replica.nats.connected)
+        await until(lambda: told == [old[0].read_bytes(), new[0].read_bytes()])
+        await replica.close()
+
+
+async def test_a_rotated_credentials_file_is_used_at_the_next_connection(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    (old_file, old), (new_file, new) = credentials(tmp_path / "old"), credentials(tmp_path / "new")
+    file = tmp_path / "sidecar.creds"
+    file.write_bytes(old_file.read_bytes())
+    async with run_nats(tmp_path, old, jetstream=False) as server:
+        replica = Replica(Access(servers=[server.url], credentials_file=file))
+        await replica.start()
+        await server.kill()
+        server.config = new
+        await server.start()
+        await until(lambda: any("authentication error" in line for line in server.log))
+        assert not replica.nats.connected
+        file.write_bytes(new_file.read_bytes())
+        await until(lambda: replica.nats.connected)
+        await replica.close()
+
+
+async def test_a_rotated_nkey_is_used_at_the_next_connection(tmp_path):
+    old, new, file = Identity(), Identity(), tmp_path / "seed.nk"
+    file.write_bytes(old.seed)
+    users = "authorization {{ users: [ {{ nkey: {} }} ] }}"
+    async with run_nats(tmp_path, users.format(old.public), jetstream=False) as server:
+        replica = Replica(Access(servers=[server.url], nkey_file=file))
+        await replica.start()
+        await server.kill()
+        server.config = users.format(new.public)
+        await server.start()
+        await until(lambda: any("authentication error" in line for line in server.log))
+        assert not replica.nats.connected
+        file.write_bytes(new.seed)
+        await until(lambda: replica.nats.connected)
         await replica.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from urllib.parse import urlencode
 
 import pytest
 from playwright.async_api import expect
@@ -132,6 +133,19 @@ async def test_who_may_not_join_is_told_why_before_any_camera_is_asked_for(desk,
         assert await page.evaluate("window.cameraAskedFor") is None
 
 
+@pytest.mark.parametrize("wrong", ["as", "room"])
+async def test_a_link_that_names_nobody_or_nowhere_is_explained_and_joins_nothing(desk, browser, wrong):
+    right = {"as": desk.person("alice"), "room": desk.room("lobby")}
+    stranger = "00000000-0000-4000-8000-00000000dead"
+    page = await open_page(browser, f"{desk.origin}/?{urlencode(right | {wrong: stranger})}&join=1")
+    await expect(page.locator("#bad-link")).to_contain_text(stranger)
+    await expect(page.locator("#join")).to_be_disabled()
+    assert await page.evaluate("window.demo") is None
+    await page.check(f"input[name={wrong}] >> nth=0")
+    await page.click("#join")
+    await expect(page.locator("#status")).to_have_text("In the room")
+
+
 async def test_without_a_camera_a_drawn_picture_is_sent(desk):
     async with run_browser(camera=False) as browser:
         alice, bob = await asyncio.gather(
@@ -155,6 +169,8 @@ async def test_every_view_fits_the_window_and_names_its_controls(desk, browser, 
         browser, desk.link("alice", "lobby", join=False), viewport={"width": width, "height": 720}
     )
     await expect(page.locator(".card").first).to_be_visible()
+    await expect(page.locator("#bad-link")).to_be_hidden()
+    await expect(page.locator("#join")).to_be_in_viewport(ratio=1)
     await fits_and_is_named(page)
     await page.click("#join")
     await expect(page.locator(".tile")).to_be_visible()

@@ -16,8 +16,9 @@ import logging
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 import uvloop
@@ -32,33 +33,19 @@ from tests.chat_service import ChatServiceDouble
 from tests.harness import Client, auth_settings, guid, until
 
 SOURCE = Path(sidecar.__file__).parent
-TRACED = tuple(str(SOURCE / part) for part in ("edge", "transport", "signaling", "membership", "auth"))
+TRACED = tuple(str(SOURCE / part) for part in ("edge", "transport", "signaling", "bus", "membership", "auth"))
 LAST_DEFENCE = {
     "Connections.report_bug", "Connection.fail", "Handshake._fail", "Handshake._refuse", "Handshake.answer_error",
     "Tick.__call__", "Tick._run",
 }  # fmt: skip
 """What answers and logs a bug, or turns the loop for all rooms: a bug in it is beyond it."""
 
-SHARED = {
-    "Room.flush", "Room._write_one", "Room._write_many", "Room._write_directed",
-    "Room._write", "Room._count", "_share", "_by_dialect", "Envelope.frame", "payload_size",
-    "text_frame",
-}  # fmt: skip
-"""What is done once for all of a room belongs to no one connection: its packets of that tick are lost."""
-UNHEARD = {
-    "Connections.membership_changed", "Hub.members", "Directory._tell", "Directory._tell_difference",
-    "Directory._changed",
-}  # fmt: skip
-"""A change of membership on its way to the connections it is about is lost."""
 BOOKS = {
-    "Room.join", "Room.leave", "Room._appear", "Room._vanish", "Room._announce", "Room._enqueue", "Room.participants",
-    "Room.__init__", "Envelope.__init__", "Presence.__init__", "Member.__init__", "RoomCounters.__init__",
-    "Hub.join", "Hub.leave", "Hub.entering", "Hub._open", "Hub._close_if_empty", "_joined_at",
-    "RoomBook.open", "RoomBook.close", "LocalBus.open", "LocalBus.close",
+    "Hub.entering", "Hub.leave", "Room.leave", "Room._vanish", "LocalBus.left", "LocalBus.close",
     "Connections.leave", "Connections.lost", "Connection.connection_lost", "Directory.unfollow",
+    "LiveMemberships.remove",
 }  # fmt: skip
-"""Who is in a room is written down here: a bug in the writing leaves an entry too many, and hangs nobody."""
-EXCUSED = SHARED | UNHEARD | BOOKS
+"""Who left is struck out here: a bug in that leaves an entry too many, and hangs nobody."""
 
 
 class Injected(Exception):
@@ -91,10 +78,19 @@ def tries(filename: str) -> frozenset[int]:
 
 
 class Fault:
-    """Notes each site that is passed; throws at `target`, once."""
+    """Notes each site that is passed; throws at `target`, or at the head of `function` where `when` says so, once."""
 
-    def __init__(self, target: Site | None = None) -> None:
+    def __init__(
+        self,
+        target: Site | None = None,
+        *,
+        function: str = "",
+        when: Callable[[dict[str, Any]], bool] = lambda _: True,
+    ) -> None:
         self.target = target
+        self.function = function
+        self.when = when
+        """Told the function's arguments by name."""
         self.passed: dict[Site, None] = {}
         self.thrown = False
 
@@ -120,15 +116,16 @@ class Fault:
             if frame.f_lineno in tries(filename):
                 return on_line
             if event == "line" and (first or frame.f_lineno in awaits(filename)):
-                first = False
-                self._pass((filename, frame.f_lineno, frame.f_code.co_qualname))
+                head, first = (frame if first else None), False
+                self._pass((filename, frame.f_lineno, frame.f_code.co_qualname), head)
             return on_line
 
         return on_line
 
-    def _pass(self, site: Site) -> None:
+    def _pass(self, site: Site, head) -> None:
         self.passed[site] = None
-        if site == self.target and not self.thrown:
+        aimed = head is not None and site[2] == self.function and self.when(head.f_locals)
+        if (aimed or site == self.target) and not self.thrown:
             self.thrown = True
             raise Injected(f"{site[2]}:{site[1]}")
 
@@ -143,12 +140,12 @@ class World:
         self.log = log
         self.port = int(running.address.rpartition(":")[2])
 
-    async def join(self, room: str) -> Client:
+    async def join(self, room: str, *, dialect: str = "guide") -> Client:
         account = guid()
         self.chat.allow(room, account, nick="before")
         token = self.issuer.token(account)
         ws = await connect(
-            f"ws://127.0.0.1:{self.port}/api/chat/realtime/{room}",
+            f"ws://127.0.0.1:{self.port}/api/chat/realtime/{room}?dialect={dialect}",
             additional_headers={"Authorization": f"Bearer {token}"},
             compression=None,
             proxy=None,
@@ -209,6 +206,14 @@ class World:
         self.chat.deny(room, a.account, tell=True)
         assert (await a.closed())[0] == 4403
 
+    def traces(self) -> list[str]:
+        """The bugs that were told in the log, one line each."""
+        return [
+            str(line["event"])
+            for level, line in self.log
+            if level in {"error", "exception"} and line.get("exc_info")
+        ]
+
     async def nothing_left(self) -> None:
         connections = self.running.connections
         await until(lambda: not connections.by_id, "no connection is left", seconds=7)
@@ -237,6 +242,7 @@ async def one_world(issuer):
                 (record.levelname.lower(), {"event": record.getMessage(), "exc_info": record.exc_info})
             )
 
+    before = structlog.get_config()
     structlog.configure(processors=[keep], wrapper_class=structlog.stdlib.BoundLogger)
     log = structlog.stdlib.get_logger()
     settings = auth_settings(issuer) | {
@@ -256,6 +262,7 @@ async def one_world(issuer):
         await running.stop()
         await chat.stop()
         logging.getLogger().removeHandler(handler)
+        structlog.configure(**before)
 
 
 class Outcome(NamedTuple):
@@ -281,7 +288,7 @@ async def throw_at(world: World, site: Site) -> Outcome | None:
     """Live through a bug at `site`; None: not passed this time (a heartbeat, a re-check)."""
     world.log.clear()
     told, left = "nothing", ""
-    excused = site[2] in EXCUSED
+    excused = site[2] in BOOKS
     with Fault(site) as fault:
         try:
             async with asyncio.timeout(1 if excused else 10):
@@ -307,8 +314,7 @@ async def throw_at(world: World, site: Site) -> Outcome | None:
             await world.live(guid())
     except (AssertionError, TimeoutError, ConnectionClosed, InvalidHandshake) as problem:
         left = repr(problem).splitlines()[0]
-    traces = [line for level, line in world.log if level in {"error", "exception"} and line.get("exc_info")]
-    return Outcome(f"{Path(site[0]).name}:{site[1]} {site[2]}", told, len(traces), left)
+    return Outcome(f"{Path(site[0]).name}:{site[1]} {site[2]}", told, len(world.traces()), left)
 
 
 async def main() -> None:
@@ -323,7 +329,7 @@ async def main() -> None:
                     outcome = await throw_at(world, site)
                     if outcome is not None:
                         print(json.dumps(outcome), flush=True)
-                        if outcome.left or site[2] in EXCUSED:
+                        if outcome.left or site[2] in BOOKS:
                             break  # the next begins in a world of its own
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.edge.address import Proxies, limited_as
+from sidecar.edge.address import Proxies
 from sidecar.edge.limits import MAX_KEYS, HandshakeLimits, RateLimit
-from tests.harness import guid
+from tests.fire.raw import dial
+from tests.harness import guid, until
 
 
 class Clock:
@@ -85,7 +90,7 @@ def test_a_million_addresses_take_no_more_memory_than_the_keys_that_are_kept():
         key = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
         assert not limits.address(key)
         if number % 4 == 0:
-            limits.failed(key)
+            limits.failed(key, None)
             limits.account(key)
     assert resident() - before < 48 * 2**20
     for limit in (limits._addresses, limits._failures, limits._accounts):
@@ -114,7 +119,7 @@ def test_those_let_in_least_recently_are_forgotten_first():
 )
 def test_an_ipv6_client_is_its_slash_64_and_a_mapped_one_is_ipv4(one, other, same):
     proxies = Proxies(trusted=[], on_untrusted_header=lambda _peer: None)
-    keys = [limited_as(proxies.client_address(peer, _Headers([]))) for peer in (one, other)]
+    keys = [proxies.client(peer, _Headers([])).limited_as for peer in (one, other)]
     assert (keys[0] == keys[1]) is same
 
 
@@ -138,8 +143,8 @@ def test_the_client_is_the_right_most_hop_no_proxy_of_ours_vouches_for(claimed, 
     """Whatever a client claims to the left of itself changes nothing."""
     proxies = Proxies(trusted=["10.0.0.0/8"], on_untrusted_header=lambda _peer: None)
     lines = [", ".join([*claimed, client, *hops])]
-    assert str(proxies.client_address(peer, _Headers(lines))) == client
-    assert str(proxies.client_address(client, _Headers(lines))) == client
+    assert proxies.client(peer, _Headers(lines)).address == client
+    assert proxies.client(client, _Headers(lines)).address == client
 
 
 @given(
@@ -147,7 +152,7 @@ def test_the_client_is_the_right_most_hop_no_proxy_of_ours_vouches_for(claimed, 
 )
 def test_no_header_is_a_bug(lines, peer):
     proxies = Proxies(trusted=["10.0.0.0/8"], on_untrusted_header=lambda _peer: None)
-    limited_as(proxies.client_address(peer, _Headers(lines)))
+    proxies.client(peer, _Headers(lines))
 
 
 async def test_a_valid_token_is_not_locked_out_by_failures_behind_its_address(start, chat, issuer):
@@ -163,6 +168,53 @@ async def test_a_valid_token_is_not_locked_out_by_failures_behind_its_address(st
             refused += 1
         assert answer.json["code"] == "WEBSOCKET_EXPECTED"
         assert refused < 200
+
+
+async def test_good_tokens_get_in_at_once_through_a_flood_of_bad_ones_behind_the_same_address(
+    start, chat, issuer
+):
+    """Eight clients that fail as fast as they can, each with another token at each try, and twenty that belong here."""
+    room = guid()
+    good = [guid() for _ in range(20)]
+    for account in good:
+        chat.allow(room, account)
+    async with start(auth_failures_per_minute=3, address_handshake_rate=0) as sidecar:
+        answers: Counter[bytes] = Counter()
+
+        async def fail() -> None:
+            async with dial(sidecar) as peer:
+                for number in itertools.count():
+                    token = issuer.token(guid(), ttl_seconds=3600 + number)[:-8] + "tampered"
+                    peer.send(
+                        f"GET /api/chat/realtime/{room} HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+                    )
+                    head = await peer.reader.readuntil(b"\r\n\r\n")
+                    answers[head[9:12]] += 1
+                    length = re.search(rb"content-length: (\d+)", head)
+                    await peer.reader.readexactly(int(length[1]))
+
+        flood = [asyncio.create_task(fail()) for _ in range(8)]
+        try:
+            await until(lambda: answers[b"429"] > 100, "the flood has used up its failures")
+            for account in good:
+                before = answers[b"429"]
+                answer = await sidecar.probe(room, issuer.token(account))
+                assert answer.json["code"] == "WEBSOCKET_EXPECTED"
+                await until(lambda before=before: answers[b"429"] > before, "the flood goes on")
+        finally:
+            for task in flood:
+                task.cancel()
+            await asyncio.gather(*flood, return_exceptions=True)
+        assert set(answers) == {b"401", b"429"}
+
+
+async def test_an_account_that_did_the_failing_itself_waits_like_its_address(start, chat, issuer):
+    """Else whoever has a good token could ask for rooms as fast as the account's own limit allows."""
+    token = issuer.token(guid())
+    async with start(auth_failures_per_minute=3, handshake_rate=0, address_handshake_rate=0) as sidecar:
+        statuses = [(await sidecar.probe(guid(), token)).status for _ in range(40)]
+    assert statuses[:3] == [403] * 3
+    assert statuses.count(429) > 20
 
 
 async def test_an_expired_token_is_no_failure_of_its_address(start, chat, issuer):

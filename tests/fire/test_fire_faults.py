@@ -6,13 +6,11 @@ import asyncio
 import json
 import sys
 
-from tests.fire.faults import EXCUSED
+from tests.fire.faults import BOOKS
 from tests.harness import ROOT
 
 TOLD = {"nothing", "cut", "closed 1011", "refused 500", "refused 503"}
 """What people may see of a bug; 503 where it was in asking the chat service."""
-SILENT = {"KeyRing._follow"}
-"""Tasks that end without a word: none should be here."""
 
 
 async def test_a_bug_at_the_head_of_any_function_or_at_any_await_ends_no_more_than_its_connection():
@@ -28,7 +26,7 @@ async def test_a_bug_at_the_head_of_any_function_or_at_any_await_ends_no_more_th
     wrong = []
     for where, told, traces, left in outcomes:
         function = where.rpartition(" ")[2]
-        whole = not left and (told in TOLD or function in EXCUSED)
-        if not whole or not (traces or function in SILENT):
+        whole = not left and (told in TOLD or function in BOOKS)
+        if not whole or not traces:
             wrong.append((where, told, traces, left))
     assert not wrong, wrong

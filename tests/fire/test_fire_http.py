@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from sidecar.edge.lobby import (
+    BACKLOG,
+    BACKLOG_AT_LEAST,
+    FILES_AT_MOST,
+    FILES_OF_OUR_OWN,
+    WAITING_AT_LEAST,
+    places,
+)
 from tests.fire.raw import begin, dial, upgrade
-from tests.harness import guid
+from tests.harness import guid, until
 
 HEAD_SECONDS = 10
 LATEST_SECONDS = (
@@ -71,6 +82,63 @@ async def test_slow_silent_and_lingering_peers_are_cut_and_nobody_else_notices(w
     assert all(one.startswith(b"HTTP/1.1 408") or not one for one in answers[100:200])
     assert all(one.startswith(b"HTTP/1.1 404") for one in answers[200:300])
     assert all(one.startswith(b"HTTP/1.1 403") for one in answers[300:])
+
+
+FEW = {"open_files": 300, "max_connections": 100}
+PLACES, _ = places(**FEW)
+
+
+async def test_silent_sockets_without_number_do_not_keep_others_out(start, chat, issuer):
+    """More of them than files may be open: those silent the longest make way."""
+    room, account = guid(), guid()
+    chat.allow(room, account)
+    async with start(**FEW) as sidecar, contextlib.AsyncExitStack() as stack:
+        begun = await stack.enter_async_context(dial(sidecar))
+        begun.send(upgrade(room, issuer.token(account))[:-2])
+        silent = []
+        for _ in range(8):
+            silent += [await stack.enter_async_context(dial(sidecar)) for _ in range(50)]
+            async with dial(sidecar) as peer:
+                await begin(peer, room, issuer.token(account))
+                assert (await sidecar.ops("/livez")).status == 200
+        assert await begun.gone() == b""
+        for peer in silent[:-PLACES]:
+            assert await peer.gone() == b""
+        assert not silent[-1].reader.at_eof()
+        await sidecar.logged("too many sockets: those silent the longest are cut", listener="signaling")
+
+
+async def test_a_handshake_that_is_judged_does_not_make_way_for_silent_sockets(start, chat, issuer):
+    room, account = guid(), guid()
+    chat.allow(room, account)
+    chat.delay_seconds = 1.0
+    async with start(**FEW) as sidecar, contextlib.AsyncExitStack() as stack:
+        peer = await stack.enter_async_context(dial(sidecar))
+        judged = asyncio.create_task(begin(peer, room, issuer.token(account)))
+        await until(lambda: chat.calls["GetMembership"], "the handshake waits for the chat service")
+        silent = [await stack.enter_async_context(dial(sidecar)) for _ in range(PLACES + 20)]
+        assert await silent[0].gone() == b""
+        await judged
+
+
+@given(open_files=st.integers(1024, 1 << 20), max_connections=st.integers(0, 1 << 20))
+def test_all_sockets_fit_into_the_open_files(open_files, max_connections):
+    sockets, backlog = places(open_files=open_files, max_connections=max_connections)
+    assert sockets >= max_connections + WAITING_AT_LEAST
+    assert BACKLOG_AT_LEAST <= backlog <= BACKLOG
+    if max_connections <= open_files - FILES_OF_OUR_OWN - WAITING_AT_LEAST - BACKLOG_AT_LEAST:
+        assert sockets + backlog <= open_files - FILES_OF_OUR_OWN
+
+
+async def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(start):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        async with start() as sidecar:
+            raised, _ = resource.prlimit(sidecar.process.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert raised == (FILES_AT_MOST if hard == resource.RLIM_INFINITY else min(hard, FILES_AT_MOST))
 
 
 @pytest.mark.parametrize(

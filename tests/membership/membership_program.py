@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sidecar.errors import Refusal
-from sidecar.membership.chat_service import ChatService, TlsFiles
+from sidecar.membership.chat_service import KEEPALIVE_SECONDS, ChatService, TlsFiles, TraceCall, untraced
 from sidecar.membership.directory import Directory
 from sidecar.membership.model import MemberKey, Membership, MembershipChange
 
@@ -44,7 +44,8 @@ class Program:
         timeout_seconds: float = 2,
         tls: TlsFiles | None = None,
         certificate_poll_seconds: float = 0.05,
-        keepalive_seconds: float = 10,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
+        trace_call: TraceCall = untraced,
         cache_seconds: float = 30,
         deny_seconds: float = 30,
         recheck_seconds: float = 3600,
@@ -62,6 +63,7 @@ class Program:
             on_request=self._count_request,
             certificate_poll_seconds=certificate_poll_seconds,
             keepalive_seconds=keepalive_seconds,
+            trace_call=trace_call,
         )
         self.directory = Directory(
             service=self.service,

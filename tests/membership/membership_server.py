@@ -1,6 +1,6 @@
 """A membership server in a process of its own, for tests that kill it.
 
-`python membership_server.py PORT ROOM ACCOUNT ROOM ACCOUNT …`
+`python membership_server.py HOST:PORT ROOM ACCOUNT ROOM ACCOUNT …`
 
 Those accounts are members of those rooms. It prints a line when it listens.
 """
@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.chat_service import ChatServiceDouble
 
 
-async def main(port: str, *ids: str) -> None:
+async def main(address: str, *ids: str) -> None:
     chat = ChatServiceDouble()
     for room_id, account_id in zip(ids[::2], ids[1::2], strict=True):
         chat.allow(room_id, account_id)
-    await chat.start(f"127.0.0.1:{port}")
+    await chat.start(address)
     print("listening", flush=True)
     await asyncio.Event().wait()
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import grpc
 import pytest
@@ -114,6 +114,36 @@ async def test_the_trace_goes_along(chat):
     async with client(chat.target) as program:
         await program.service.get(new_key(), metadata=(("traceparent", "00-1-2-01"),))
         assert chat.traceparents == ["00-1-2-01"]
+
+
+async def test_every_call_is_traced_and_of_a_stream_its_opening(chat):
+    spans: list[tuple[str, str]] = []
+
+    @contextmanager
+    def traced(method, metadata):
+        try:
+            yield (*metadata, ("traceparent", method))
+        except grpc.aio.AioRpcError as error:
+            spans.append((method, error.code().name))
+            raise
+        else:
+            spans.append((method, "OK"))
+
+    async with client(chat.target, trace_call=traced) as program:
+        await program.service.get(new_key())
+        await program.service.batch([new_key()])
+        assert chat.traceparents == ["GetMembership", "BatchGetMemberships"]
+        events = program.service.watch("")
+        assert await anext(events) == WatchStarted()
+        opened = ("WatchMemberships", "OK")
+        assert spans == [("GetMembership", "NOT_FOUND"), ("BatchGetMemberships", "OK"), opened]
+        await anext(events)
+        chat.break_streams()
+        assert await unavailable(anext(events)) is Reason.UNREACHABLE
+        chat.fail(grpc.StatusCode.UNIMPLEMENTED, "WatchMemberships")
+        with pytest.raises(WatchUnimplemented):
+            await anext(program.service.watch(""))
+        assert spans[3:] == [("WatchMemberships", "UNIMPLEMENTED")]
 
 
 async def test_a_call_under_way_when_the_client_closes_ends(chat):

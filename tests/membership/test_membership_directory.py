@@ -129,7 +129,8 @@ async def test_a_kick_in_the_tick_between_answer_and_caller_is_seen(chat):
     async with running(chat.target, cache_seconds=0) as program:
         waiting = asyncio.create_task(program.refusal(key))
         answers: list[object] = []
-        program.directory._learn = _after(program.directory._learn, answers)
+        questions = program.directory._questions
+        questions._on_answer = _after(questions._on_answer, answers)
         await until_next_tick(lambda: answers)
         chat.deny(*key)
         program.directory.recheck_now(key)
@@ -247,7 +248,6 @@ async def test_a_key_is_rechecked_until_its_last_connection_is_gone(chat):
         await until(lambda: chat.calls["BatchGetMemberships"] > seen + 2)
         program.directory.unfollow(key)
         assert not program.directory._live
-        assert not any(program.directory._slots)
 
 
 async def test_batches_hold_at_most_256_keys(chat):
@@ -297,6 +297,82 @@ async def test_one_listener_that_fails_does_not_stop_the_watch_over_the_others(c
         chat.deny(*first, tell=True)
         chat.deny(*second, tell=True)
         await until(lambda: told == [first, second])
+
+
+@pytest.mark.parametrize("told_by", ["stream", "re-check"])
+@pytest.mark.parametrize(
+    "becomes",
+    [{"nick": "New"}, {"role": -1}, {"timeout_until": 4_000_000_000}],
+    ids=["renamed", "out", "timed out"],
+)
+async def test_a_change_that_nobody_heard_is_told_again_with_the_next_answer(chat, becomes, told_by):
+    key = new_key()
+    chat.allow(*key)
+    async with running(chat.target, recheck_seconds=0.2, cache_seconds=3600) as program:
+        await until(lambda: chat.watching)
+        await program.join(key)
+        deaf = True
+        heard = []
+
+        def listener(key, change):
+            if deaf:
+                raise ZeroDivisionError
+            heard.append((key, change))
+
+        program.directory.on_change = listener
+        chat.allow(*key, **becomes, tell=told_by == "stream")
+        seen = chat.calls["BatchGetMemberships"]
+        await until(lambda: chat.calls["BatchGetMemberships"] > seen + 3)
+        if "nick" not in becomes:
+            assert (await program.refusal(key)).status == 403, "what was not heard counts all the same"
+        deaf = False
+        await until(lambda: heard)
+        (_, change), *_ = heard
+        assert isinstance(change, Updated | Ended | TimedOut)
+        if isinstance(change, Updated):
+            assert change.membership.nick == "New"
+            seen = chat.calls["BatchGetMemberships"]
+            await until(lambda: chat.calls["BatchGetMemberships"] > seen + 3)
+            assert len(heard) == 1, "and no more once it was"
+
+
+async def test_a_live_membership_that_stays_the_same_stays_the_same_object(chat):
+    key = new_key()
+    chat.allow(*key, profile={"a": 1})
+    async with running(chat.target, recheck_seconds=0.1) as program:
+        membership = await program.join(key)
+        seen = chat.calls["BatchGetMemberships"]
+        await until(lambda: chat.calls["BatchGetMemberships"] > seen + 1)
+        assert program.directory._live.get(key).membership is membership
+        assert membership.key is key
+        assert await program.directory.admit(key) is membership
+
+
+async def test_who_leaves_is_let_in_again_without_a_question(chat):
+    key = new_key()
+    chat.allow(*key)
+    async with running(chat.target) as program:
+        await program.join(key)
+        await program.join(key)
+        program.directory.unfollow(key)
+        program.directory.unfollow(key)
+        await program.join(key)
+        program.directory.unfollow(key)
+        program.clock.now += 31
+        assert program.cache == ["missed", "allowed", "allowed"]
+        await program.join(key)
+        assert program.cache[-1] == "missed"
+
+
+async def test_a_hint_about_one_who_then_leaves_makes_the_next_join_ask(chat):
+    key = new_key()
+    chat.allow(*key)
+    async with running(chat.target) as program:
+        await program.join(key)
+        chat.deny(*key)
+        program.directory.recheck_now(key)
+        program.directory.unfollow(key)
+        assert (await program.refusal(key)).code is RefusalCode.NOT_A_MEMBER
 
 
 async def test_a_broken_stream_is_resumed_where_it_broke_and_nothing_is_missed(chat):
@@ -411,7 +487,7 @@ async def test_live_connections_outlive_an_outage_until_their_answers_are_too_ol
         await until(lambda: program.directory.stale)
         program.clock.now += 1.9
         chat.fail(None, "GetMembership")
-        program.directory._breaker.succeeded()
+        program.directory._breaker._failures = 0
         await program.join(kept)
         assert not program.told
         program.clock.now += 1

@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator, Sequence
 import pytest
 
 from sidecar.errors import Refusal
-from sidecar.membership.directory import MAX_QUESTIONS, Directory
+from sidecar.membership.directory import Directory
 from sidecar.membership.model import MemberKey, Membership
+from sidecar.membership.questions import MAX_QUESTIONS
 from sidecar.membership.service import Metadata, Reason, Unavailable, WatchEvent, WatchUnimplemented
 from tests.membership.membership_virtual_time import VirtualTimeLoop
 

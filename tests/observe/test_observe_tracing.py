@@ -128,7 +128,9 @@ async def test_spans_still_queued_are_sent_before_the_end(start, chat, issuer, c
         assert collector.spans == []
         sidecar.terminate()
         assert await sidecar.exit_status() == 0
-    assert [span.name for span in collector.spans] == ["handshake"]
+    assert [span.name for span in collector.spans if "ChatMembershipService" not in span.name] == [
+        "handshake"
+    ]
     assert collector.spans[0].resource["service.name"] == "my-sidecar"
 
 

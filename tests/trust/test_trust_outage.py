@@ -11,6 +11,7 @@ import pytest
 from sidecar.membership.breaker import FAILURES_TO_OPEN
 from tests.harness import Answer, Sidecar, guid, run_sidecar, until
 from tests.trust import trust_issuer as issuing
+from tests.trust.trust_cable import laid_cable
 from tests.trust.trust_chat_process import ChatProcess, chat_process
 from tests.trust.trust_issuer import NO_LIMITS, token
 from tests.trust.trust_peers import connect_all, count, kept, still_there, within
@@ -69,6 +70,11 @@ async def breaker_open(sidecar: Sidecar) -> float:
     return count(await sidecar.metrics(), "membership_breaker_open")
 
 
+async def given_up(sidecar: Sidecar) -> float:
+    """How many calls were refused for want of a connection."""
+    return count(await sidecar.metrics(), "membership_requests_total", code="UNAVAILABLE")
+
+
 async def kill(chat: ChatProcess) -> None:
     await chat.kill()
 
@@ -110,6 +116,33 @@ async def test_an_outage_keeps_who_is_in_answers_who_is_new_at_once_and_ends_by_
             metrics = await sidecar.metrics()
             assert count(metrics, "membership_breaker_open") == 0
             assert count(metrics, "disconnects_total") == 0
+
+
+async def test_a_chat_service_beyond_a_pulled_cable_is_noticed_and_found_again_when_it_is_plugged_in(
+    tmp_path,
+):
+    """Nothing closes the connection: with pings every 310 s it is the kernel's TCP_USER_TIMEOUT that gives it up."""
+    world = World(tmp_path, 20)
+    async with (
+        laid_cable() as cable,
+        chat_process(world.members, target=f"{cable.far_address}:5001", within=cable.within) as chat,
+        run_sidecar(
+            **world.settings | {"membership_timeout_ms": 1500}, membership_target=chat.target
+        ) as sidecar,
+    ):
+        clients = await connect_all(sidecar, world.joins())
+        async with kept(clients):
+            assert not await given_up(sidecar)
+            await cable.pull()
+            await within(1.5 + 1, world.unavailable(sidecar, world.stranger))
+            await until(lambda: stale(sidecar), "the outage in the metrics")
+            await until(lambda: given_up(sidecar), "the end of the connection")
+            await still_there(clients)
+
+            await cable.plug_in()
+            await until(lambda: world.let_in(sidecar, world.stranger), "recovery")
+            await until(lambda: fresh(sidecar), "the end of the outage in the metrics")
+            assert count(await sidecar.metrics(), "disconnects_total") == 0
 
 
 async def test_who_was_removed_during_the_outage_is_closed_after_it_and_nobody_else(tmp_path):

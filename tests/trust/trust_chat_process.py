@@ -16,23 +16,19 @@ START_SECONDS = 60
 
 
 class ChatProcess:
-    """Always at the same port. Each start says anew who the members are."""
+    """Always at the same address. Each start says anew who the members are."""
 
-    def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+    def __init__(self, *, target: str = "", within: Iterable[str] = ()) -> None:
+        """`within` is the beginning of a command that runs the rest of it elsewhere."""
+        self.target = target or _free_address()
+        self._within = tuple(within)
         self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def target(self) -> str:
-        return f"127.0.0.1:{self.port}"
 
     async def start(self, members: Iterable[tuple[str, str]]) -> None:
         """`members` are pairs of room and account."""
         ids = [one for pair in members for one in pair]
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, PROGRAM, str(self.port), *ids, stdout=asyncio.subprocess.PIPE
+            *self._within, sys.executable, PROGRAM, self.target, *ids, stdout=asyncio.subprocess.PIPE
         )
         assert self._process.stdout is not None
         async with asyncio.timeout(START_SECONDS):
@@ -54,9 +50,17 @@ class ChatProcess:
         self._process.send_signal(signal.SIGCONT)
 
 
+def _free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
 @asynccontextmanager
-async def chat_process(members: Iterable[tuple[str, str]]) -> AsyncIterator[ChatProcess]:
-    chat = ChatProcess()
+async def chat_process(
+    members: Iterable[tuple[str, str]], *, target: str = "", within: Iterable[str] = ()
+) -> AsyncIterator[ChatProcess]:
+    chat = ChatProcess(target=target, within=within)
     try:
         await chat.start(members)
         yield chat

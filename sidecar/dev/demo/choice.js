@@ -2,11 +2,13 @@
 
 import { avatar, displayName, make } from "./people.js";
 
+const LONGEST_SHOWN = 36;
+
 export class Choice {
   #form;
   #world;
 
-  constructor({ form, world, onJoin }) {
+  constructor({ form, badLink, world, onJoin }) {
     this.#form = form;
     this.#world = world;
     const wanted = new URLSearchParams(location.search);
@@ -20,8 +22,12 @@ export class Choice {
         make("span", { class: "card-text" }, make("b", {}, room.name), make("small", {}, `${active} ${active === 1 ? "member" : "members"}`)),
       ]);
     }));
-    this.#select("as", wanted.get("as") ?? world.people[0]?.id);
-    this.#select("room", wanted.get("room") ?? world.rooms[0]?.id);
+    const unknown = [
+      ...this.#select("as", wanted.get("as"), world.people, "person"),
+      ...this.#select("room", wanted.get("room"), world.rooms, "room"),
+    ];
+    badLink.hidden = unknown.length === 0;
+    badLink.textContent = `The link names ${unknown.join(" and ")} that ${world.sampleFile} does not know. Pick from what there is.`;
     form.addEventListener("change", () => this.#tellOutlook());
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -51,9 +57,11 @@ export class Choice {
     return make("label", { class: "card" }, input, make("span", { class: "card-face" }, ...children));
   }
 
-  #select(name, value) {
-    const id = String(value).toLowerCase();
+  /** Checks what the link wants, or the first there is; returns what it wants in vain. */
+  #select(name, wanted, known, what) {
+    const id = (wanted ?? known[0]?.id ?? "").toLowerCase();
     for (const input of this.#form.querySelectorAll(`input[name=${name}]`)) input.checked = input.value === id;
+    return wanted === null || known.some((one) => one.id === id) ? [] : [`a ${what} (${wanted.slice(0, LONGEST_SHOWN) || "nothing"})`];
   }
 
   /** Says beforehand what to expect: the sample file tells who belongs where. The sidecar alone decides. */
@@ -63,7 +71,8 @@ export class Choice {
     const button = this.#form.querySelector("#join");
     button.disabled = !person || !room;
     if (!person || !room) {
-      outlook.textContent = "Pick one of each.";
+      outlook.textContent = person ? "Pick a room." : "Pick who you are.";
+      delete outlook.dataset.allowed;
       return;
     }
     const name = displayName(person);

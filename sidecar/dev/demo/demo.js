@@ -42,7 +42,7 @@ async function begin() {
     return;
   }
   for (const element of document.querySelectorAll(".sample-file")) element.textContent = world.sampleFile;
-  const choice = new Choice({ form: $("choice"), world, onJoin: join });
+  const choice = new Choice({ form: $("choice"), badLink: $("bad-link"), world, onJoin: join });
   show("choose");
   if (new URLSearchParams(location.search).get("join") === "1" && choice.complete) join(choice.value);
 }

@@ -20,7 +20,7 @@ What a server should know
   database is away, and never answer an error because there is no such membership.
 - How often: one GetMembership per join that is not cached (30 s), one BatchGetMemberships per 15 s for every 30 or
   more live connections. Several sidecars ask independently of one another.
-- The sidecar sends HTTP/2 pings, 10 s apart, while calls are open. Servers that count pings must allow that.
+- The sidecar sends HTTP/2 pings, 310 s apart, while calls are open: servers that count pings allow one in 300 s.
 - A W3C traceparent comes as metadata where the join that caused the call was traced.
 
 What is required: GetMembership and BatchGetMemberships. WatchMemberships may answer UNIMPLEMENTED; members who are

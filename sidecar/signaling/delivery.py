@@ -1,0 +1,160 @@
+"""What each member gets of what was said in a room during one tick, put together once for all who get the same.
+
+Nothing is written here and nothing remembered: a bug in putting together has sent nobody anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from sidecar.signaling.envelope import Dialect, Envelope, payload_size
+
+
+class Outlet(Protocol):
+    """Where the packets for one member go. Never waits."""
+
+    def write(self, frames: bytes, packets: int) -> None:
+        """Send whole frames."""
+
+    def fail(self, error: Exception) -> None:
+        """End this connection, and no other: a bug of ours kept packets from it."""
+
+
+class Receiver(Protocol):
+    """A member, as far as packets for it are concerned."""
+
+    connection_id: str
+    dialect: Dialect
+    outlet: Outlet
+
+
+Said = tuple[Envelope, Sequence[Receiver] | None]
+"""A signal, and who it is for; None: everyone but the connection it came from."""
+Share = tuple[Sequence[Receiver], bytes, int]
+"""Receivers who get the same, the frames, and how many those are."""
+Delivery = tuple[Sequence[Share], int, int]
+"""The shares, and what they come to in relayed signals: deliveries and payload bytes. Presence is not counted."""
+
+
+def put_together(
+    said: Sequence[Said], members: Mapping[str, Receiver], dialects: Sequence[Dialect]
+) -> Delivery:
+    """What was said, in that order, for `members` (by connection id), who speak `dialects`."""
+    if len(said) != 1:
+        return _several(said, members, dialects)
+    envelope, targets = said[0]
+    if targets is not None:
+        return _directed(envelope, targets, members)
+    if len(dialects) != 1:
+        return _several(said, members, dialects)
+    # The usual tick: one signal, to everyone else, in the one dialect that is spoken here.
+    frame = envelope.frame(dialects[0])
+    receivers = list(members.values())
+    origin = members.get(envelope.sender_connection)
+    if origin is not None:
+        receivers.remove(origin)
+    deliveries = len(receivers) if envelope.received_at else 0
+    return ((receivers, frame, 1),), deliveries, deliveries * payload_size(frame)
+
+
+def for_one(receiver: Receiver, said: Iterable[Said]) -> list[bytes]:
+    """The frames of one member: the plain definition of what `put_together` gives each."""
+    return [
+        envelope.frame(receiver.dialect)
+        for envelope, targets in said
+        if (envelope.sender_connection != receiver.connection_id if targets is None else receiver in targets)
+    ]
+
+
+def _directed(envelope: Envelope, targets: Sequence[Receiver], members: Mapping[str, Receiver]) -> Delivery:
+    """A tick with one signal for a few."""
+    shares: list[Share] = []
+    size = 0
+    for receiver in targets:
+        if receiver.connection_id in members:
+            frame = envelope.frame(receiver.dialect)
+            shares.append(((receiver,), frame, 1))
+            size += payload_size(frame)
+    return shares, len(shares), size
+
+
+class _Own:
+    """What one member gets, where it is not just what all get."""
+
+    __slots__ = ("frames", "taken")
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.taken = 0
+        """How many of the frames to all it has, or has passed over."""
+
+
+def _several(said: Sequence[Said], members: Mapping[str, Receiver], dialects: Sequence[Dialect]) -> Delivery:
+    to_all: dict[Dialect, list[bytes]] = {dialect: [] for dialect in dialects}
+    speakers = _speakers(members, dialects)
+    apart: dict[Receiver, _Own] = {}
+    deliveries = size = 0
+    for envelope, targets in said:
+        if targets is None:
+            origin = members.get(envelope.sender_connection)
+            if origin is not None:
+                _up_to_date(apart, origin, to_all)
+            for dialect, frames in to_all.items():
+                frame = envelope.frame(dialect)
+                frames.append(frame)
+                if envelope.received_at:
+                    number = speakers[dialect] - (origin is not None and origin.dialect is dialect)
+                    deliveries += number
+                    size += number * payload_size(frame)
+            if origin is not None:
+                apart[origin].taken += 1  # its own: passed over
+        else:
+            for target in targets:
+                if target.connection_id in members:
+                    frame = envelope.frame(target.dialect)
+                    _up_to_date(apart, target, to_all).append(frame)
+                    deliveries += 1
+                    size += payload_size(frame)
+    return _shares(members, to_all, apart), deliveries, size
+
+
+def _speakers(members: Mapping[str, Receiver], dialects: Sequence[Dialect]) -> dict[Dialect, int]:
+    if len(dialects) == 1:
+        return {dialects[0]: len(members)}
+    numbers = dict.fromkeys(dialects, 0)
+    for member in members.values():
+        numbers[member.dialect] += 1
+    return numbers
+
+
+def _shares(
+    members: Mapping[str, Receiver], to_all: dict[Dialect, list[bytes]], apart: dict[Receiver, _Own]
+) -> list[Share]:
+    """Shared bytes to those who get just what is said to all; to the others, their own."""
+    shares: list[Share] = []
+    for dialect, frames in to_all.items():
+        if frames:
+            receivers = [
+                member for member in members.values() if member.dialect is dialect and member not in apart
+            ]
+            shares.append((receivers, b"".join(frames), len(frames)))
+    for member in apart:
+        own = _up_to_date(apart, member, to_all)
+        if own:
+            shares.append(((member,), b"".join(own), len(own)))
+    return shares
+
+
+def _up_to_date(
+    apart: dict[Receiver, _Own], member: Receiver, to_all: dict[Dialect, list[bytes]]
+) -> list[bytes]:
+    """The frames of a member apart, with what was said to all so far."""
+    own = apart.get(member)
+    if own is None:
+        own = apart[member] = _Own()
+    frames = to_all[member.dialect]
+    if own.taken < len(frames):
+        own.frames += frames[own.taken :]
+        own.taken = len(frames)
+    return own.frames

@@ -1,0 +1,171 @@
+"""A bug in what a room does for many at once costs no one a packet but those it ends; `faults.py` throws them."""
+
+from __future__ import annotations
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from tests.fire.faults import Fault, World, one_world
+from tests.harness import Client, guid, until
+
+BUG = ["connection failed"]
+"""The log after one: one line with a trace."""
+
+
+@pytest.fixture
+async def world(issuer):
+    async with one_world(issuer) as inside:
+        yield inside
+
+
+@pytest.fixture
+async def trio(world):
+    """Three in a room, who have heard of each other."""
+    room = guid()
+    a, b, c = people = [await world.join(room) for _ in range(3)]
+    for client, others in ((a, (b, c)), (b, (c,))):
+        for other in others:
+            assert (await client.receive_signal("user-joined"))["senderConnectionId"] == other.connection_id
+    yield people
+    for client in people:
+        client.ws.transport.abort()
+    await world.nothing_left()
+
+
+async def signals(client: Client, number: int) -> list[tuple[str, str]]:
+    """Type and sender of the next packets, all of them signals."""
+    packets = [(await client.receive())["data"] for _ in range(number)]
+    return [(packet["type"], packet["senderConnectionId"]) for packet in packets]
+
+
+async def assert_talk(a: Client, b: Client) -> None:
+    mark = guid()
+    await a.send({"type": "offer", "data": mark})
+    while (await b.receive_signal("offer"))["data"] != mark:
+        pass
+    await b.send({"type": "answer", "data": mark, "to": a.account})
+    assert (await a.receive_signal("answer"))["data"] == mark
+
+
+async def assert_sees_only(a: Client, newcomer: Client) -> None:
+    """What `a` was told up to the newcomer's coming leaves the newcomer alone with it."""
+    present = set()
+    while newcomer.connection_id not in present:
+        data = (await a.receive())["data"]
+        if data["type"] == "user-joined":
+            present.add(data["senderConnectionId"])
+        elif data["type"] == "user-left":
+            present.remove(data["senderConnectionId"])
+    assert present == {newcomer.connection_id}
+
+
+async def test_a_receiver_whose_write_fails_ends_alone_and_the_others_get_everything(world, trio):
+    a, b, c = trio
+    with Fault(
+        function="Connection.write", when=lambda given: given["self"].member.connection_id == b.connection_id
+    ) as bug:
+        await a.send({"type": "offer", "data": {}})
+        assert (await b.closed())[0] == 1011
+    assert bug.thrown
+    assert await signals(c, 2) == [("offer", a.connection_id), ("user-left", b.connection_id)]
+    assert await signals(a, 1) == [("user-left", b.connection_id)]
+    await assert_talk(a, c)
+    assert world.traces() == BUG
+
+
+async def test_a_signal_that_cannot_be_encoded_ends_its_sender_and_the_rest_of_the_tick_is_delivered(
+    world, trio
+):
+    a, b, c = trio
+    with Fault(function="Envelope.encode", when=lambda given: given["self"].type == "offer") as bug:
+        await a.send({"type": "before", "data": {}})
+        await a.send({"type": "offer", "data": {}})
+        await b.send({"type": "beside", "data": {}})
+        assert (await a.closed())[0] == 1011
+    assert bug.thrown
+    assert await signals(b, 2) == [("before", a.connection_id), ("user-left", a.connection_id)]
+    assert sorted(await signals(c, 3)) == sorted(
+        [("before", a.connection_id), ("beside", b.connection_id), ("user-left", a.connection_id)]
+    )
+    await assert_talk(b, c)
+    assert world.traces() == BUG
+
+
+async def test_what_cannot_be_put_together_for_all_is_put_together_for_each_and_ends_nobody(world, trio):
+    a, b, c = trio
+    with Fault(function="put_together", when=lambda given: given["said"]) as bug:
+        await a.send({"type": "offer", "data": {}})
+        await until(lambda: bug.thrown, "the bug")
+    for client in (b, c):
+        assert await signals(client, 1) == [("offer", a.connection_id)]
+    assert world.traces() == ["work at the end of a tick failed"]
+    await assert_talk(b, c)
+    await assert_talk(c, a)
+    assert len(world.traces()) == 1
+
+
+async def test_who_cannot_be_told_even_by_itself_is_ended_and_the_others_are_told(world):
+    room = guid()
+    a, b = await world.join(room), await world.join(room)
+    c = await world.join(room, dialect="dyson")
+    await a.receive_signal("user-joined")
+    await a.receive_signal("user-joined")
+    world.running.connections.by_id[b.connection_id].member.dialect = "nobody speaks this"
+    await a.send({"type": "offer", "data": {}})
+    assert (await b.closed())[0] == 1011
+    assert (await c.receive())["data"]["type"] == "offer"
+    assert (await c.receive())["data"]["type"] == "user-left"
+    assert await signals(a, 1) == [("user-left", b.connection_id)]
+    await a.send({"type": "offer", "data": {}})
+    assert (await c.receive())["data"]["type"] == "offer"
+    assert sorted(world.traces()) == ["connection failed", "work at the end of a tick failed"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["Hub.join", "Member.__init__", "Room.join", "Room._appear", "Envelope.encode", "LocalBus.joined"],
+)
+async def test_a_join_that_fails_leaves_nobody_half_in_the_room(world, function):
+    room = guid()
+    a = await world.join(room)
+    with Fault(function=function) as bug, pytest.raises((InvalidHandshake, ConnectionClosed)):
+        await world.join(room)
+    assert bug.thrown
+    b = await world.join(room)
+    assert [one["accountId"] for one in b.welcome["participants"]] == [a.account]
+    await assert_sees_only(a, b)
+    await assert_talk(a, b)
+    await leave(world, a, b)
+    assert world.traces() == ["handshake failed"]
+
+
+@pytest.mark.parametrize("function", ["Room.__init__", "LocalBus.open", "Member.__init__", "LocalBus.joined"])
+async def test_a_first_join_that_fails_leaves_no_room(world, function):
+    room = guid()
+    with Fault(function=function) as bug, pytest.raises((InvalidHandshake, ConnectionClosed)):
+        await world.join(room)
+    assert bug.thrown
+    await world.nothing_left()
+    assert not world.running.connections._hub._counters._sharing
+    a, b = await world.join(room), await world.join(room)
+    await assert_talk(a, b)
+    await leave(world, a, b)
+
+
+async def test_who_leaves_is_out_of_the_room_even_if_the_bus_fails_to_tell_of_it(world):
+    room = guid()
+    a, b = await world.join(room), await world.join(room)
+    with Fault(function="LocalBus.left") as bug:
+        await b.close()
+        await a.receive_signal("user-left")
+    assert bug.thrown
+    assert world.traces() == BUG
+    c = await world.join(room)
+    assert [one["accountId"] for one in c.welcome["participants"]] == [a.account]
+    await assert_talk(a, c)
+
+
+async def leave(world: World, *clients: Client) -> None:
+    for client in clients:
+        await client.close()
+    await world.nothing_left()

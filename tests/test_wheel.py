@@ -1,0 +1,112 @@
+"""Deadlines on one timer, in a real loop: the longest of these waits is 0.3 s."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import pytest
+
+from sidecar.transport.wheel import RESOLUTION_SECONDS, Wheel
+
+
+class Entry:
+    """Counts when it was looked at, and asks for as many looks more as it was told to."""
+
+    def __init__(self, *, again: float | None = None, error: Exception | None = None) -> None:
+        self.wheel_previous = self.wheel_next = None
+        self.looks: list[float] = []
+        self.looked = asyncio.Event()
+        self._again = again
+        self._error = error
+
+    def on_time(self, now: float) -> float | None:
+        self.looks.append(now)
+        self.looked.set()
+        if self._error is not None:
+            raise self._error
+        return None if self._again is None else now + self._again
+
+
+@pytest.fixture
+async def wheel():
+    turning = Wheel(on_error=lambda entry, error: entry.errors.append(error))
+    yield turning
+    turning.close()
+    assert not turning._slots
+
+
+async def looked_at(*entries: Entry) -> None:
+    async with asyncio.timeout(5):
+        for entry in entries:
+            await entry.looked.wait()
+
+
+async def test_every_entry_is_looked_at_once_and_never_before_its_time(wheel):
+    due = {Entry(): monotonic() + number * RESOLUTION_SECONDS / 4 for number in range(12)}
+    for entry, at in due.items():
+        wheel.set(entry, at)
+    await looked_at(*due)
+    assert all(at <= entry.looks[0] for entry, at in due.items())
+    assert [len(entry.looks) for entry in due] == [1] * 12
+    assert wheel._timer is None
+    assert not wheel._slots
+
+
+async def test_the_others_of_a_slot_keep_their_time_when_any_of_it_is_removed(wheel):
+    at = monotonic() + RESOLUTION_SECONDS
+    for gone in range(3):
+        entries = [Entry() for _ in range(3)]
+        for entry in entries:
+            wheel.set(entry, at)
+        wheel.remove(entries[gone])
+        wheel.remove(entries[gone])
+        entries.pop(gone)
+        await looked_at(*entries)
+        assert [len(entry.looks) for entry in entries] == [1, 1]
+    assert not wheel._slots
+
+
+async def test_an_entry_set_anew_is_looked_at_at_the_new_time_alone(wheel):
+    entry, earlier, later = Entry(), Entry(), Entry()
+    wheel.set(entry, monotonic() + 0.2)
+    wheel.set(earlier, monotonic())
+    wheel.set(entry, monotonic())
+    wheel.set(later, monotonic() + 0.3)
+    await looked_at(entry, earlier, later)
+    assert len(entry.looks) == 1
+
+
+async def test_an_entry_is_looked_at_again_when_it_asked_for_it(wheel):
+    entry = Entry(again=RESOLUTION_SECONDS)
+    wheel.set(entry, monotonic())
+    await looked_at(entry)
+    entry.looked.clear()
+    await looked_at(entry)
+    assert entry.looks[1] >= entry.looks[0] + RESOLUTION_SECONDS
+
+
+async def test_a_bug_in_one_entry_is_reported_and_the_others_keep_their_time(wheel):
+    broken, sound = Entry(error=ValueError("a bug")), Entry()
+    broken.errors = []
+    at = monotonic()
+    wheel.set(broken, at)
+    wheel.set(sound, at)
+    await looked_at(sound)
+    assert [str(error) for error in broken.errors] == ["a bug"]
+
+
+async def test_one_may_remove_another_that_is_due_with_it(wheel):
+    class Remover(Entry):
+        def on_time(self, now: float) -> float | None:
+            wheel.remove(self.other)
+            return super().on_time(now)
+
+    first, second = Remover(), Remover()
+    first.other, second.other = second, first
+    at = monotonic()
+    wheel.set(first, at)
+    wheel.set(second, at)
+    await looked_at(first)
+    assert second.looks == []
+    assert not wheel._slots
