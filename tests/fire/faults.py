@@ -243,7 +243,11 @@ async def one_world(issuer):
             )
 
     before = structlog.get_config()
-    structlog.configure(processors=[keep], wrapper_class=structlog.stdlib.BoundLogger)
+    structlog.configure(
+        processors=[keep],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
     log = structlog.stdlib.get_logger()
     settings = auth_settings(issuer) | {
         "host": "127.0.0.1", "port": 0, "ops_host": "127.0.0.1", "ops_port": 0,
