@@ -224,6 +224,7 @@ def test_another_spelling_of_a_good_tokens_base64():
             f" {segment}",
             f"{segment}\n",
             f"{segment[:4]} {segment[4:]}",
+            *(f"{segment[:4]}{letter * 4}{segment[4:]}" for letter in "!=\n +/"),
         ]
         spellings += [
             segment.replace("_", "/").replace("-", "+") + "+",
