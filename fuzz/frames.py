@@ -124,7 +124,7 @@ class _Recorder(Connection):
 
 def _open(kind: type[Connection]) -> tuple[Connection, _Home]:
     home = _Home()
-    connection = kind(home=home, principal=_PRINCIPAL, address="", trace_id="")
+    connection = kind(home=home, principal=_PRINCIPAL, address="", trace_id="0" * 32)
     identity = Identity(account_id="a", name="", nick="", profile=b"{}", updated_at=None)
     connection.member = Member(
         connection_id="c",

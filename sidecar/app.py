@@ -236,6 +236,7 @@ class Sidecar:
             prefix=settings.bus_prefix,
             followers=followers,
             clock=time.monotonic,
+            on_ca=lambda pem: metrics.certificates(lives(bus_ca=pem)),
         )
         return nats, rooms
 

@@ -12,6 +12,7 @@ from sidecar.signaling.packets import (
     MAX_DEPTH,
     AuthRefresh,
     PacketError,
+    PacketErrorCode,
     Ping,
     Signal,
     decode,
@@ -135,3 +136,12 @@ def test_the_address_is_canonical_and_the_inner_one_counts():
     assert packet.to == inner.lower()
     packet = signal({"type": "webrtc.signal", "to": outer, "data": {"type": "x"}})
     assert packet.to == "bbbbbbbb-bbbb-bbbb-bbbb-bbbbbbbbbbbb"
+
+
+@pytest.mark.parametrize("payload", [b"", b"  ", b'{"type":"offer"', b'{"type":"\\ud800"}'])
+def test_what_is_no_json_for_want_of_something_is_said_so(payload: bytes) -> None:
+    with pytest.raises(
+        PacketError, match="JSON is empty, cut short, or has half a surrogate pair"
+    ) as problem:
+        decode(payload)
+    assert problem.value.code is PacketErrorCode.INVALID_JSON

@@ -1,4 +1,4 @@
-"""One room across replicas: what is said here gets a number, what is said there is taken in by its number.
+"""One room across replicas: what is said here gets a number (own.py), what is said there is taken in by its number.
 
 Each replica alone decides about its own people. Joins, leaves and signals of one replica in one room are entries of one
 numbered series, so that every other replica sees them in the order they happened, each once; a number that is missing
@@ -82,7 +82,7 @@ class Link:
     def answer(self, asker: str, epoch: int, seq: int, *, have: Heard = NOTHING) -> None:
         """Tell `asker` what happened here since entry `seq`: the entries, or if they are gone, who is here.
 
-        And how far others are whom it knows less of than `have`: should they have died, nobody else can tell.
+        And how far others are, where `have` is behind: they may have died since, and cannot tell it themselves.
         """
         heard = {
             origin: (view.epoch, view.seq)

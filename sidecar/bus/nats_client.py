@@ -7,11 +7,12 @@ a queue and a task for each subscription. tests/bus/test_bus_nats_client.py and 
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from nats import errors
@@ -23,6 +24,7 @@ CLOSE_SECONDS = 1.0
 PENDING_BYTES = 2 * 1024 * 1024
 MAX_DISCOVERED = 16
 NO_RESPONDERS = b"NATS/1.0 503"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class RoomClient(Client):
         self._on_problem = on_problem
         self._clock = clock
         self._demands_tls = False
+        self._besides: list[Srv] = []
 
     async def open(
         self, access: Access, *, name: str, inbox_prefix: str, discovered: Sequence[Srv] = ()
@@ -77,10 +80,11 @@ class RoomClient(Client):
         self._demands_tls = access.demands_tls
         password = access.password_file.read_text().strip() if access.password_file else None
         configured = {urlsplit(server).netloc for server in access.servers}
-        self._server_pool = [server for server in discovered if server.uri.netloc not in configured]
-        async with asyncio.timeout(CONNECT_SECONDS * (len(configured) + len(self._server_pool))):
+        self._besides = _shuffled([server for server in discovered if server.uri.netloc not in configured])
+        async with asyncio.timeout(CONNECT_SECONDS * (len(configured) + len(self._besides))):
             await self.connect(
-                list(access.servers),
+                _shuffled(access.servers),
+                dont_randomize=True,
                 name=name,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
@@ -112,6 +116,11 @@ class RoomClient(Client):
             writer = getattr(self._transport, "_io_writer", None)
             if writer is not None:
                 writer.transport.abort()
+
+    def _setup_server_pool(self, connect_url: str | list[str]) -> None:
+        """What was configured comes first: addresses that an earlier connection told of may be gone."""
+        super()._setup_server_pool(connect_url)  # type: ignore[arg-type]  # it takes a string too
+        self._server_pool += self._besides
 
     async def _note(self, problem: Exception) -> None:
         self._on_problem(problem)
@@ -152,3 +161,8 @@ class RoomClient(Client):
             self._pongs.pop(0)  # who waited for it gave up; the library would stop reading over it
         else:
             await super()._process_pong()
+
+
+def _shuffled(these: Sequence[_T]) -> list[_T]:
+    """In another order on each replica, so that they spread."""
+    return random.sample(these, len(these))

@@ -61,7 +61,7 @@ class SpanningBus:
     """The bus of rooms that span replicas.
 
     `carrier` is told what to send and to hear; it tells `on_connected`, `on_disconnected`, `on_message` and
-    `on_nobody`. Whoever owns the bus calls `look` `looks_per_second` times a second.
+    `on_nobody`. Whoever owns the bus calls `look` every `look_seconds`.
     """
 
     def __init__(

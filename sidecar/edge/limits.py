@@ -34,10 +34,13 @@ class RateLimit:
         """Count one, if it is allowed; else count nothing and return the seconds until it would be."""
         if not self._interval:
             return 0.0
-        wait = self.wait_seconds(key)
-        if wait:
+        now = self._clock()
+        arrival = self._next.get(key, now)
+        wait = arrival - now - self._ahead
+        if wait > 0:
             return wait
-        self._next[key] = max(self._next.pop(key, 0.0), self._clock()) + self._interval
+        self._next.pop(key, None)  # to stand last
+        self._next[key] = max(now, arrival) + self._interval
         if len(self._next) > self._max_keys:
             # Many at once: finding the first key of a dict that lost its first ones takes as long as it lost keys.
             self._next = dict(islice(self._next.items(), 1 + self._max_keys // FORGOTTEN_PART, None))

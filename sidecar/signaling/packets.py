@@ -130,10 +130,13 @@ def decode(payload: bytes) -> Packet:
 
 
 def _undecodable(error: msgspec.DecodeError) -> PacketError:
-    invalid = isinstance(error, msgspec.ValidationError)
-    return PacketError(
-        PacketErrorCode.INVALID_MESSAGE if invalid else PacketErrorCode.INVALID_JSON, str(error)
+    if isinstance(error, msgspec.ValidationError):
+        return PacketError(PacketErrorCode.INVALID_MESSAGE, str(error))
+    # msgspec's word for these is misleading where nothing was cut.
+    problem = str(error).replace(
+        "Input data was truncated", "JSON is empty, cut short, or has half a surrogate pair"
     )
+    return PacketError(PacketErrorCode.INVALID_JSON, problem)
 
 
 def _packet(payload: bytes | msgspec.Raw, message: _Message) -> Packet:

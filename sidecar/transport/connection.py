@@ -44,6 +44,7 @@ class Connection(FrameReader):
         "_pinged_at",
         "_proved_at",
         "_refreshing",
+        "_trace_number",
         "address",
         "bytes_in",
         "bytes_out",
@@ -54,7 +55,6 @@ class Connection(FrameReader):
         "packets_out",
         "principal",
         "request_id",
-        "trace_id",
         "wheel_next",
         "wheel_previous",
     )
@@ -73,7 +73,7 @@ class Connection(FrameReader):
         super().__init__(home=home)
         self.principal = principal
         self.address = address
-        self.trace_id = trace_id
+        self._trace_number = int(trace_id, 16)  # half of what the text would take
         self.request_id = request_id
         """As the client or a proxy named the handshake."""
         self.closed_by_client = False
@@ -83,11 +83,16 @@ class Connection(FrameReader):
         self._allowance = 0  # the first packet's bytes, not counted against the send buffer while unsent
         self._conduct: Conduct | None = None  # from its first message on
         self._refreshing: asyncio.Task[None] | None = None
-        self.opened_at = self._proved_at = self._heard_at
-        """`_proved_at` is when the newest token came; the first was verified a moment before."""
+        self.opened_at = self._heard_at
+        self._proved_at = self.opened_at  # when its newest token came: the first a moment before
         self._awaits_pong = False
         # The first ping is due at any time within a heartbeat: it spreads load, and hides nothing.
         self._pinged_at = self.opened_at - random.random() * home.limits.heartbeat_seconds  # noqa: S311
+
+    @property
+    def trace_id(self) -> str:
+        """The handshake's, 32 hex digits."""
+        return f"{self._trace_number:032x}"
 
     # From the handshake
 
@@ -243,9 +248,12 @@ class Connection(FrameReader):
 
     def _next_look(self, now: float) -> float:
         limits = self._home.limits
-        beat = limits.pong_timeout_seconds if self._awaits_pong else limits.heartbeat_seconds
-        beat_at = self._pinged_at + beat if beat else inf
-        return min(beat_at, self._retires_at(now), now + IDLE_LOOK_SECONDS)
+        at = min(self._retires_at(now), now + IDLE_LOOK_SECONDS)
+        if self._awaits_pong:
+            if limits.pong_timeout_seconds:
+                at = min(at, self._pinged_at + limits.pong_timeout_seconds)
+            return min(at, now + limits.heartbeat_seconds)  # the pong may come much sooner than it has to
+        return min(at, self._pinged_at + limits.heartbeat_seconds) if limits.heartbeat_seconds else at
 
     def _look_again(self) -> None:
         if self.disconnect is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from tests.harness import DEADLINE_SECONDS
 
+CUT_SECONDS = float(os.environ.get("CUT_SECONDS", "0"))
+"""How long the bus stays away beyond that being noticed; 30 takes its time."""
 _PROGRAM = str(Path(sys.executable).parent / "nats-server")
 _LISTENING = re.compile(r"Listening for client connections on 127\.0\.0\.1:(\d+)")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 
 import msgspec
 import nats
@@ -15,13 +14,11 @@ from sidecar.bus.journal import Journal
 from sidecar.bus.nats_client import Access
 from sidecar.signaling.packets import PacketError
 from tests.bus.bus_cluster import Cluster, Replica
-from tests.bus.nats_server import run_nats
+from tests.bus.nats_server import CUT_SECONDS, run_nats
 from tests.bus.proxy import run_proxy
 from tests.harness import guid, until
 
 TIMEOUT = 2.0
-CUT_SECONDS = float(os.environ.get("CUT_SECONDS", "0"))
-"""How long a cut lasts beyond being noticed; 30 takes its time."""
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import contextlib
 import ssl
 import time
 from collections.abc import AsyncIterator
+from urllib.parse import urlparse
 
 import pytest
 from nats import errors
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 
 from sidecar.bus.nats import NatsBus
 from sidecar.bus.nats_client import PENDING_BYTES, Access, RoomClient
@@ -172,6 +173,22 @@ async def test_whatever_comes_says_that_the_server_is_there():
             client.heard_at = 0.0
             server.say(sign)
             await until(lambda: client.heard_at)
+
+
+async def test_servers_that_an_earlier_connection_told_of_are_tried_after_those_configured():
+    gone = [Srv(urlparse(f"nats://127.0.0.1:{port}"), discovered=True) for port in (1, 2, 3)]
+    async with scripted() as server:
+        notes = Notes()
+        client = notes.client()
+        await client.open(server.access, name="test", inbox_prefix="_INBOX.sphere", discovered=gone)
+        assert notes.problems == []
+        await client.shut()
+        access = Access(servers=[f"nats://127.0.0.1:{port}" for port in (4, 5)])
+        there = Srv(urlparse(f"nats://127.0.0.1:{server.port}"), discovered=True)
+        client = notes.client()
+        await client.open(access, name="test", inbox_prefix="_INBOX.sphere", discovered=[there])
+        assert len(notes.problems) == 2
+        await client.shut()
 
 
 async def test_a_demand_for_tls_is_never_answered_in_the_clear():

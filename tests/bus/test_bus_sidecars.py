@@ -11,7 +11,9 @@ import nats
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.bus.nats_server import run_nats
+from sidecar.observe.certificates import lives
+from tests.bus.nats_identities import certificates
+from tests.bus.nats_server import CUT_SECONDS, run_nats
 from tests.harness import guid, until
 
 NODE_TIMEOUT = 2
@@ -152,6 +154,7 @@ async def test_a_restart_of_the_server_loses_nothing_that_was_said(fleet, chat, 
         await a2.close()
         await a.receive_signal("user-left")
         await a.nothing_more()
+        await asyncio.sleep(CUT_SECONDS)
         await bus.start()
         assert [(await b.receive_signal("offer"))["data"] for _ in range(sent)] == list(range(1, sent + 1))
         assert (await b.receive_signal("user-left"))["senderAccountId"] == carol
@@ -267,3 +270,16 @@ async def test_people_who_storm_in_on_three_replicas_see_each_other_exactly_once
                 seen.append(packet["senderAccountId"])
             assert sorted(seen) == sorted(set(accounts) - {account})
             await client.nothing_more()
+
+
+async def test_the_life_of_the_bus_ca_is_on_the_page(start, tmp_path):
+    ca, cert, key = certificates(tmp_path)
+    async with run_nats(tmp_path, f"tls {{ cert_file: {str(cert)!r}, key_file: {str(key)!r} }}") as server:
+        async with start(bus_url=server.url, bus_tls_ca_file=ca) as sidecar:
+
+            async def shown():
+                page = await sidecar.metrics()
+                return page.get('sphere_sidecar_certificate_expiry_timestamp_seconds{certificate="bus_ca"}')
+
+            assert await until(shown) == lives(ca=ca.read_bytes())["ca"].end
+            await until(lambda: connected(sidecar))

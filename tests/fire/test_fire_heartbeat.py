@@ -55,6 +55,17 @@ async def test_any_byte_is_a_sign_of_life(start, chat, issuer):
         assert not [line for line in sidecar.log if line["event"] == "connection ended"]
 
 
+async def test_the_next_ping_does_not_wait_for_the_pong_timeout(start, chat, issuer):
+    async with (
+        start(heartbeat_seconds=0.2, pong_timeout_seconds=60) as sidecar,
+        member(sidecar, chat, issuer, guid()) as peer,
+    ):
+        for _ in range(3):
+            while (await peer.frame()).opcode != PING:
+                pass
+            peer.send(frame(PONG))
+
+
 async def test_round_trips_are_measured(start, chat, issuer):
     async with start(heartbeat_seconds=0.3) as sidecar, member(sidecar, chat, issuer, guid()) as peer:
         while (await peer.frame()).opcode != PING:
