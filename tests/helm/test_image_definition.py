@@ -49,7 +49,7 @@ def test_the_chart_runs_the_images_user_and_version() -> None:
 
 
 def test_the_workflow_runs_the_makefiles_targets_with_pinned_parts() -> None:
-    used = re.findall(r"(?:uses|container): (\S+)", WORKFLOW)
+    used = re.findall(r"(?:uses|image): (\S+)", WORKFLOW)
     assert used
     assert all(re.search(r"@([0-9a-f]{40}|sha256:[0-9a-f]{64})$", one) for one in used)
     steps = [
