@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import resource
 import time
 import uuid
@@ -37,6 +38,8 @@ def cpu() -> float:
 
 
 class Instruments:
+    next_sample = math.inf
+
     def relayed(self, _seconds):
         pass
 

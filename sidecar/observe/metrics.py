@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from math import inf
 from time import monotonic
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -82,6 +83,7 @@ class Metrics(Collector):
         self._connection_seconds = Timing(_LIFE)
         self.relay_seconds = Timing(_FINE)
         self.relayed = self.relay_seconds.observe  # on the path of a message: no call between
+        self.next_sample = inf
         self.offer_answer_seconds = Timing(_CALL)
         self._heartbeat_seconds = Timing(_USUAL)
         self._token_skew_seconds = Timing(_SKEW)
@@ -155,6 +157,9 @@ class Metrics(Collector):
 
     def answered(self, seconds: float) -> None:
         self.offer_answer_seconds.observe(seconds)
+
+    def sampled(self, room_id: str, type: str, seconds: float) -> None:  # noqa: A002 - as `Instruments`
+        pass  # of use to traces alone
 
     def token_skew(self, seconds: float) -> None:
         self._token_skew_seconds.observe(max(seconds, 0.0))  # a histogram's sum never goes back

@@ -21,6 +21,7 @@ import sidecar
 from sidecar.errors import Refusal
 from sidecar.membership.service import Metadata
 from sidecar.observe.tracing import Outcome, Trace
+from sidecar.signaling.counters import MESSAGE_TYPES
 from sidecar.signaling.room import Instruments
 
 SERVICE = "sphere-sidecar"
@@ -114,23 +115,27 @@ class _Handshake:
 class _SampledRelays:
     """Passes on what rooms measure, and makes a span of one relay in `RELAY_SPAN_SECONDS`."""
 
-    __slots__ = ("_instruments", "_next_span", "_tracer")
+    __slots__ = ("_tracer", "answered", "next_sample", "relayed")
 
     def __init__(self, tracer: OtelTracer, instruments: Instruments) -> None:
         self._tracer = tracer
-        self._instruments = instruments
-        self._next_span = 0.0
+        self.next_sample = 0.0
+        self.relayed = instruments.relayed  # on the path of a message: no call between
+        self.answered = instruments.answered
 
-    def relayed(self, seconds: float) -> None:
-        self._instruments.relayed(seconds)
-        now = time.time()
-        if now >= self._next_span:
-            self._next_span = now + RELAY_SPAN_SECONDS
-            span = self._tracer.start_span("relay", context=Context(), start_time=int((now - seconds) * 1e9))
-            span.end(end_time=int(now * 1e9))
-
-    def answered(self, seconds: float) -> None:
-        self._instruments.answered(seconds)
+    def sampled(self, room_id: str, type: str, seconds: float) -> None:  # noqa: A002 - as `Instruments`
+        self.next_sample = time.monotonic() + RELAY_SPAN_SECONDS
+        end = time.time_ns()
+        span = self._tracer.start_span(
+            "relay",
+            context=Context(),
+            attributes={
+                "sphere.room": room_id,
+                "sphere.packet.type": type if type in MESSAGE_TYPES else "other",
+            },
+            start_time=end - int(seconds * 1e9),
+        )
+        span.end(end_time=end)
 
 
 @contextmanager

@@ -47,11 +47,17 @@ class Bus(Protocol):
 class Instruments(Protocol):
     """What rooms measure of themselves; both in seconds."""
 
+    next_sample: float
+    """When the next relay is wanted in full, on the monotonic clock; infinity: never."""
+
     def relayed(self, seconds: float) -> None:
         """A signal was read and is now written to every local receiver."""
 
     def answered(self, seconds: float) -> None:
         """An offer found its first answer."""
+
+    def sampled(self, room_id: str, type: str, seconds: float) -> None:  # noqa: A002 - the wire's word
+        """A relay after `next_sample`, which this puts off; it is among the `relayed` too."""
 
 
 class Presence:
@@ -342,9 +348,12 @@ class Room:
         self.counters.delivered += deliveries
         self.counters.bytes_delivered += size
         now = monotonic()
+        instruments = self._instruments
         for envelope, _ in said:
             if envelope.received_at:
-                self._instruments.relayed(now - envelope.received_at)
+                instruments.relayed(now - envelope.received_at)
+                if now >= instruments.next_sample:
+                    instruments.sampled(self.id, envelope.type, now - envelope.received_at)
 
     def _write_one_by_one(self) -> None:
         """What could not be put together for all, for each by itself; who cannot be told even so is ended."""

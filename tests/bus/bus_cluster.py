@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from tests.harness import guid, until
 
 
 class Instruments:
+    next_sample = math.inf
+
     def relayed(self, seconds: float) -> None: ...
 
     def answered(self, seconds: float) -> None: ...

@@ -102,6 +102,21 @@ async def test_relays_are_sampled_however_many_there_are(start, chat, issuer, co
     relays = collector.named("relay")
     assert 1 <= len(relays) < 20
     assert all(0 <= span.seconds < 10 and span.parent_id == "" for span in relays)
+    about = {"sphere.room": room, "sphere.packet.type": "offer"}
+    assert all(span.attributes == about for span in relays)
+
+
+async def test_a_type_that_clients_made_up_is_no_attribute_value(start, chat, issuer, collector):
+    room, first, second = guid(), guid(), guid()
+    chat.allow(room, first)
+    chat.allow(room, second)
+    async with start() as sidecar:
+        a = await sidecar.connect(room, issuer.token(first))
+        b = await sidecar.connect(room, issuer.token(second))
+        await a.send({"type": "wave", "data": {}})
+        await b.receive_signal("wave")
+        (relay,) = await until(lambda: collector.named("relay"), "the relay's span")
+    assert relay.attributes["sphere.packet.type"] == "other"
 
 
 async def test_no_token_is_in_a_span(start, chat, issuer, collector):
