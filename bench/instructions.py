@@ -25,7 +25,7 @@ from bench.accept import door
 from bench.path import Stage, client_frame
 
 ROOT = Path(__file__).parent.parent
-WARM = 50
+WARM = 100
 MEASURED = 200
 
 

@@ -166,8 +166,10 @@ class Connections:
     def leave(self, connection: Connection) -> None:
         """The connection ends: it is out of its room before the close is sent."""
         member = connection.member
-        self._hub.leave(member)
-        self._directory.unfollow(MemberKey(member.room.id, member.identity.account_id))
+        try:
+            self._hub.leave(member)
+        finally:
+            self._directory.unfollow(MemberKey(member.room.id, member.identity.account_id))
 
     def lost(self, connection: Connection) -> None:
         """The connection's transport is gone. One canonical log line tells all of it."""
@@ -195,6 +197,7 @@ class Connections:
             reason=disconnect.reason,
             closed_by="client" if connection.closed_by_client else "sidecar",
         )
+        self._hub.leave(connection.member)  # again: what a bug kept from it
 
     # What connections ask of their home
 

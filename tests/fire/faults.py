@@ -42,8 +42,7 @@ LAST_DEFENCE = {
 beyond it."""
 
 BOOKS = {
-    "Hub.entering", "Hub.leave", "Room.leave", "Room._vanish", "LocalBus.left", "LocalBus.close",
-    "Connections.leave", "Connections.lost", "Connection.connection_lost", "Directory.unfollow",
+    "Hub.entering", "Connections.leave", "Connections.lost", "Connection.connection_lost", "Directory.unfollow",
     "LiveMemberships.remove",
 }  # fmt: skip
 """Who left is struck out here: a bug in that leaves an entry too many, and hangs nobody."""
