@@ -30,8 +30,6 @@ class OwnSide:
         clock: Callable[[], float],
     ) -> None:
         self.epoch = epoch
-        self.unmarked = False
-        """Something was said since the last mark."""
         self._room_id = room_id
         self._me = me
         self._post = post
@@ -62,7 +60,6 @@ class OwnSide:
             self._observer.dropped("too_big")
             return
         self._journal.write(self._pages, payload, self._clock())
-        self.unmarked = True
         if self._post.to_room(self._room_id, payload):
             self._observer.published()
 
@@ -70,17 +67,13 @@ class OwnSide:
         """What to say to everyone in the room when it is opened, and when the bus is back."""
         return wire.encode(wire.Hello(self._me, self._room_id, self.epoch, self.last, dict(have)))
 
-    def mark(self) -> bytes:
-        """How far this replica is, for everyone in the room: said once after the last entry for now."""
-        self.unmarked = False
-        return self._mark()
-
-    def _mark(self, heard: Heard = NOTHING) -> bytes:
+    def mark(self, heard: Heard = NOTHING) -> bytes:
+        """How far this replica is: said to everyone in the room once after the last entry for now."""
         return wire.encode(wire.Mark(self._me, self._room_id, self.epoch, self.last, dict(heard)))
 
     def send_mark(self, replica: str) -> None:
         """Tell one replica how far this one is."""
-        self._post.to_replica(replica, self._room_id, self._mark())
+        self._post.to_replica(replica, self._room_id, self.mark())
 
     def send_since(self, asker: str, epoch: int, seq: int, heard: Heard) -> bool:
         """Send the entries after `seq` again, and a mark. False: they are no longer kept, tell the state instead."""
@@ -89,8 +82,8 @@ class OwnSide:
             return False
         for entry in entries:
             if not self._post.to_replica(asker, self._room_id, entry):
-                return True  # it will ask again
-        self._post.to_replica(asker, self._room_id, self._mark(heard))
+                return True  # it will learn that by a mark, and ask again
+        self._post.to_replica(asker, self._room_id, self.mark(heard))
         return True
 
     def send_state(

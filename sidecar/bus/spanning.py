@@ -162,7 +162,10 @@ class SpanningBus:
         return self._send(self._room_prefix + room_id, payload)
 
     def to_replica(self, origin: str, room_id: str, payload: bytes) -> bool:
-        return self._send(f"{self._node_prefix}{origin}.{room_id}", payload)
+        sent = self._send(f"{self._node_prefix}{origin}.{room_id}", payload)
+        if not sent and room_id in self._links:
+            self._unmarked[room_id] = self._links[room_id]  # whoever lacks it is to know
+        return sent
 
     def _send(self, subject: str, payload: bytes) -> bool:
         if not self.carrier.connected:
@@ -318,8 +321,8 @@ class SpanningBus:
         if self._looks % LOOKS_PER_BEAT == 0:
             unmarked, self._unmarked = self._unmarked, {}
             for room_id, link in unmarked.items():
-                if link.own.unmarked:
-                    self._send(self._room_prefix + room_id, link.own.mark())
+                if not self._send(self._room_prefix + room_id, link.own.mark()):
+                    self._unmarked[room_id] = link
             self.beat()
             for link in self._links.values():
                 if link.incomplete:

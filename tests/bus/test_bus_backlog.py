@@ -1,0 +1,56 @@
+"""What replicas make of messages that could not be sent, and of rooms that come and go meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bus.test_bus_model import ACCOUNTS, Network
+from tests.harness import guid
+
+
+@pytest.fixture
+def network():
+    network = Network()
+    for number in range(2):
+        network.replicas[number].join(ACCOUNTS[number])
+    network.settle(2)
+    return network
+
+
+def person(network, number):
+    (one,) = network.replicas[number].people.values()
+    return one
+
+
+def test_who_joins_while_nothing_can_be_sent_is_known_soon_after_it_can(network):
+    network = Network()
+    full, other = network.replicas[:2]
+    other.join(ACCOUNTS[1])
+    network.settle(2)
+    full.places = 0
+    full.join(ACCOUNTS[0])
+    network.settle(10)
+    full.places = None
+    network.settle(5)
+    assert person(network, 1).sees() == {ACCOUNTS[0]: {person(network, 0).connection}}
+    network.check()
+
+
+def test_an_answer_of_which_only_a_part_could_be_sent_is_completed_soon_after(network):
+    alice, bob = person(network, 0), person(network, 1)
+    speaks, cut_off = network.replicas[:2]
+    for _ in range(60):  # so that the one in question has its turn to be checked later
+        cut_off.join(ACCOUNTS[2], room=guid())
+    cut_off.disconnect()
+    for number in range(100):
+        alice.say("offer", number)
+    network.settle(4)
+    speaks.places = 10
+    cut_off.connect()
+    network.settle(4)
+    speaks.places = 10
+    network.settle(4)
+    assert 0 < len(bob.data()) < 100
+    speaks.places = None
+    network.settle(5)
+    assert bob.data() == list(range(100))
