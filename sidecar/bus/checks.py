@@ -30,9 +30,11 @@ class Checks:
         if not self._left:
             self._left = list(self._links)
         questions: dict[str, list[tuple[str, int, int]]] = {}
-        for _ in range(min(ceil(len(self._links) * self._share), len(self._left))):
+        turns = ceil(len(self._links) * self._share)
+        while turns and self._left:
             link = self._links.get(self._left.pop())
-            if link is not None:
+            if link is not None:  # one that is gone since takes no other's turn
+                turns -= 1
                 self._check(link, questions)
         return questions
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bus.test_bus_model import ACCOUNTS, Network
+from sidecar.bus.checks import CHECKED_SECONDS
+from tests.bus.test_bus_model import ACCOUNTS, ROOM, Network
 from tests.harness import guid
 
 
@@ -54,3 +55,23 @@ def test_an_answer_of_which_only_a_part_could_be_sent_is_completed_soon_after(ne
     speaks.places = None
     network.settle(5)
     assert bob.data() == list(range(100))
+
+
+def test_rooms_that_are_gone_take_no_turn_from_those_that_are_to_be_checked(network):
+    here, there = network.replicas[:2]
+    for _ in range(300):
+        here.join(ACCOUNTS[2], room=guid())
+    network.settle(1)
+    for visitor in [one for one in here.people.values() if one.account == ACCOUNTS[2]]:
+        del here.people[visitor.connection]
+        visitor.leave()
+    network.settle(50)
+    bob = person(network, 1)
+    there.people.clear()
+    bob.leave()
+    there.run()
+    network.look(there)
+    network.look(there)
+    here.inbox = [message for message in here.inbox if not message[0].endswith(ROOM)]
+    network.settle(CHECKED_SECONDS + 1)
+    assert person(network, 0).sees() == {}
