@@ -186,7 +186,8 @@ class SpanningBus:
     def on_connected(self) -> Iterator[None]:
         """The bus is there (again). The rest of the work, making up for what was missed, goes on with the iterator."""
         self.replicas.excuse()
-        self._beats += 1  # one that nobody heard: the others ask what they missed
+        if self._beats:
+            self._beats += 1  # one that nobody heard: the others ask what they missed
         self.carrier.subscribe(self._me_prefix + "*")
         self.carrier.subscribe(self._beat_subject)
         self.beat()

@@ -75,3 +75,14 @@ def test_rooms_that_are_gone_take_no_turn_from_those_that_are_to_be_checked(netw
     here.inbox = [message for message in here.inbox if not message[0].endswith(ROOM)]
     network.settle(CHECKED_SECONDS + 1)
     assert person(network, 0).sees() == {}
+
+
+def test_a_replica_that_starts_is_not_asked_what_it_said_before(network):
+    network.settle(10)
+    network.replicas[2] = type(network.replicas[2])(network, 2)
+    new = network.replicas[2]
+    new.connect()
+    for replica in network.replicas[:2]:
+        while replica.inbox:
+            replica.take(0)
+    assert [subject for subject, _ in new.inbox if subject.endswith(".all")] == []
