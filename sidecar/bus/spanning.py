@@ -88,6 +88,7 @@ class SpanningBus:
         self._links: dict[str, Link] = {}
         self._closed: deque[tuple[float, Link]] = deque()
         self._unmarked: dict[str, Link] = {}
+        self._heard: set[str] = set()  # rooms subscribed to on this connection
         self._beats = 0
         self._looks = 0
         self._room_prefix = f"{prefix}.room."
@@ -123,7 +124,8 @@ class SpanningBus:
         link = self._links[room.id]
         link.answers.end()
         link.room = None
-        if self.carrier.connected:
+        if room.id in self._heard:
+            self._heard.remove(room.id)
             self.carrier.unsubscribe(self._room_prefix + room.id)
         if link.views or link.own.last:  # whoever missed the last of it will ask
             link.forget_all()
@@ -178,6 +180,7 @@ class SpanningBus:
     def _enter(self, link: Link) -> None:
         """Hear a room, and ask who is in it; the server says at once if nobody else hears it."""
         subject = self._room_prefix + link.room_id
+        self._heard.add(link.room_id)
         self.carrier.subscribe(subject)
         self.carrier.publish(subject, link.hello(), reply=self._me_prefix + link.room_id)
 
@@ -196,13 +199,14 @@ class SpanningBus:
     def _enter_again(self, room_ids: Sequence[str]) -> Iterator[None]:
         for number, room_id in enumerate(room_ids, start=1):
             link = self._links.get(room_id)
-            if link is not None and link.room is not None:
+            if link is not None and link.room is not None and room_id not in self._heard:
                 self._enter(link)
             if number % ROOMS_PER_SLICE == 0:
                 yield
 
     def on_disconnected(self) -> None:
         """The bus is gone: nobody is waited for; what is known of others stays as it is."""
+        self._heard.clear()
         for link in self._links.values():
             link.answers.end()
 

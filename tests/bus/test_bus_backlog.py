@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 
 from sidecar.bus.checks import CHECKED_SECONDS
+from sidecar.bus.nats_client import Access
+from sidecar.bus.spanning import ROOMS_PER_SLICE
+from tests.bus.bus_cluster import Cluster, Replica
+from tests.bus.nats_server import run_nats
+from tests.bus.proxy import run_proxy
 from tests.bus.test_bus_model import ACCOUNTS, ROOM, Network
-from tests.harness import guid
+from tests.harness import guid, until
 
 
 @pytest.fixture
@@ -86,3 +91,41 @@ def test_a_replica_that_starts_is_not_asked_what_it_said_before(network):
         while replica.inbox:
             replica.take(0)
     assert [subject for subject, _ in new.inbox if subject.endswith(".all")] == []
+
+
+async def test_rooms_that_close_and_open_while_those_before_them_are_entered_again_cost_nothing(tmp_path):
+    async with run_nats(tmp_path) as server, run_proxy(server.port) as proxy:
+        here, there = Replica(Access(servers=[proxy.url])), Replica(Access(servers=[server.url]))
+        async with Cluster([here, there]) as replicas:
+            rooms = [guid() for _ in range(ROOMS_PER_SLICE + 10)]
+            people = [await here.join(room) for room in rooms]
+            people[-2].leave()
+            bob = await there.join(rooms[-2])
+            await replicas.flush()
+            begin, connections = here.spanning.on_connected, []
+
+            def on_connected():
+                connections.append(1)
+                catching_up = begin()
+                next(catching_up)
+                people[-1].leave()
+                people[-2].hub.join(
+                    rooms[-2],
+                    connection_id=people[-2].connection,
+                    identity=people[-2].member.identity,
+                    joined_at=0.0,
+                    dialect=people[-2].member.dialect,
+                    outlet=people[-2],
+                )
+                return catching_up
+
+            here.spanning.on_connected = on_connected
+            proxy.cut()
+            await until(lambda: not here.nats.connected)
+            proxy.mend()
+            await until(lambda: bob.sees())
+            bob.say("offer", 1)
+            await until(lambda: people[-2].data())
+            await replicas.flush()
+            assert connections == [1]
+            assert here.noted.drops["duplicate"] == 0
