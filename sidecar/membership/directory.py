@@ -194,7 +194,7 @@ class Directory:
         known = self._live.get(key) or self._allowed.get(key, now) or self._denied.get(key, now)
         if known is None and key not in self._questions:
             return
-        may_be_old = lost_at is not None and known is not None and known.asked_at >= lost_at
+        may_be_old = lost_at is not None and (known is None or known.asked_at >= lost_at)
         if isinstance(event, MaybeChanged) or may_be_old:
             self.recheck_now(key)
         else:

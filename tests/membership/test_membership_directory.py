@@ -9,6 +9,7 @@ import pytest
 from sidecar.errors import RefusalCode
 from sidecar.membership.breaker import FAILURES_TO_OPEN, OPEN_SECONDS
 from sidecar.membership.model import Ended, TimedOut, Unverifiable, Updated
+from sidecar.membership.service import Changed
 from tests.membership.membership_program import new_key, running, until
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -430,6 +431,18 @@ async def test_an_old_event_of_a_resumed_stream_does_not_end_a_connection_made_s
         chat.deny(*other, tell=True)  # comes last
         await until(lambda: program.told)
         assert program.told == [(other, Ended())]
+
+
+async def test_an_old_event_of_a_resumed_stream_does_not_answer_a_question_asked_since(chat):
+    key = new_key()
+    chat.allow(*key)
+    chat.delay_seconds = 0.3
+    async with running(chat.target) as program:
+        waiting = asyncio.create_task(program.directory.admit(key))
+        await until(lambda: chat.calls["GetMembership"])
+        program.directory._changed(Changed("1", key, None), program.clock.now - 1)
+        assert (await waiting).key == key
+        assert chat.calls["GetMembership"] == 2
 
 
 async def test_an_outage_admits_only_from_the_cache_and_is_answered_at_once(chat):
