@@ -145,7 +145,8 @@ class LiveMemberships:
                 keys = tuple(slot)
                 for first in range(0, len(keys), MAX_BATCH_KEYS):
                     await self._batch_turns.acquire()
-                    batches.create_task(self._recheck(keys[first : first + MAX_BATCH_KEYS]))
+                    batch = batches.create_task(self._recheck(keys[first : first + MAX_BATCH_KEYS]))
+                    batch.add_done_callback(self._end_turn)  # also of one that is cancelled before it begins
 
     def _slot_seconds(self) -> float:
         revolution = self._recheck_seconds * _REVOLUTION
@@ -161,11 +162,14 @@ class LiveMemberships:
                 keys = tuple(itertools.islice(self._urgent, MAX_BATCH_KEYS))
                 for key in keys:
                     del self._urgent[key]
-                await self._batch_turns.acquire()
-                await self._recheck(keys)
+                async with self._batch_turns:
+                    await self._recheck(keys)
+
+    def _end_turn(self, _batch: asyncio.Task[None]) -> None:
+        self._batch_turns.release()
 
     async def _recheck(self, keys: Sequence[MemberKey]) -> None:
-        """One BatchGetMemberships; the caller has taken a turn for it, which ends here."""
+        """One BatchGetMemberships."""
         try:
             asked, asked_at = next(self._numbers), self._clock()
             with self._breaker:
@@ -173,8 +177,6 @@ class LiveMemberships:
         except Unavailable:
             self._not_verified(keys, asked)
             return
-        finally:
-            self._batch_turns.release()
         for key in keys:
             if self.get(key) is not None:
                 self._on_answer(key, Answer(found.get(key), asked, asked_at))
