@@ -110,7 +110,7 @@ class ChatService:
     Each unary call has `timeout_seconds`, waiting for a connection included; none is repeated here. A lost
     connection is tried again every 2 s at most. When a TLS file changes, a channel with the new ones takes over as
     soon as it is connected, and the old one ends after its last call. Files that do not work change nothing. Likewise
-    a new channel takes over after five calls in a row without an answer.
+    a new channel takes over after five calls in a row without an answer, if no stream told of anything meanwhile.
     """
 
     def __init__(
@@ -211,6 +211,7 @@ class ChatService:
                 if not call.done():
                     yield WatchStarted()
                 async for message in call:
+                    self._unanswered = 0  # the connection delivers: it is the service that is slow
                     yield decoding.event(message, max_profile_bytes=self._max_profile_bytes)
         except Unavailable:
             if call is None or not call.cancelled():

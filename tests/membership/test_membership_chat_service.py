@@ -183,6 +183,21 @@ async def test_a_service_that_does_not_watch_and_a_cursor_that_is_too_old_are_to
             await anext(program.service.watch(""))
 
 
+async def test_a_service_that_is_slow_to_answer_but_tells_of_changes_keeps_its_connection(chat):
+    async with client(chat.target, timeout_seconds=0.05) as program:
+        events = program.service.watch("")
+        assert await anext(events) == WatchStarted()
+        assert isinstance(await anext(events), CursorMoved)
+        chat.delay_seconds = 60
+        for number in range(8):
+            assert await unavailable(program.service.get(new_key())) is Reason.DEADLINE
+            chat.allow(*new_key(), nick=str(number), tell=True)
+            told = await anext(events)
+            assert told.membership.nick == str(number)
+        assert chat.calls["WatchMemberships"] == 1
+        await events.aclose()
+
+
 async def test_a_service_that_comes_up_late_is_found(chat):
     await chat.stop()
     key = new_key()
