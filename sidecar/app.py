@@ -210,7 +210,7 @@ class Sidecar:
                 subject=settings.session_events_subject,
                 stream=settings.session_events_stream,
                 revoked=self._revoked,
-                on_revoked=lambda: self.connections.sessions_ended(self._revoked),
+                on_revoked=lambda sessions: self.connections.sessions_ended(sessions),
                 on_bad_event=lambda: metrics.bus.dropped("bad_event"),
             )
             followers.append(self._session_events)

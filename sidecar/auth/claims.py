@@ -34,9 +34,9 @@ _USES = {str(use): use for use in (Use.USER, Use.API_KEY)}
 class Principal(Struct, frozen=True, gc=False):
     """Who a verified token speaks for. Times are Unix seconds; `name` and `nick` are "" when not claimed.
 
-    `account_id` is a GUID in lower case with dashes. `session_id` is claim `sid`, else `jti`. `expires_at` is
-    None only for an API key that never expires; `valid_from` is the later of `iat` and `nbf`. Names are valid
-    Unicode of at most 256 characters.
+    `account_id` is a GUID in lower case with dashes. `session_id` is claim `sid`, else `jti`; a GUID is in the same
+    form. `expires_at` is None only for an API key that never expires; `valid_from` is the later of `iat` and `nbf`.
+    Names are valid Unicode of at most 256 characters.
     """
 
     account_id: str
@@ -131,7 +131,7 @@ def _session_id(claims: dict[str, object]) -> str | None:
             continue
         if not isinstance(value, str) or len(value) > MAX_SESSION_ID_CHARACTERS or not value.isprintable():
             raise unauthorized(f"the token's {claim} is malformed")
-        return value
+        return canonical_guid(value) or value  # publishers and tokens may spell one differently
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
 import msgspec
 import structlog
@@ -79,11 +80,13 @@ class SessionEvents:
         subject: str,
         stream: str,
         revoked: RevokedSessions,
-        on_revoked: Callable[[], None],
+        on_revoked: Callable[[AbstractSet[str]], None],
         on_bad_event: Callable[[], None],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`on_revoked` is called after events that were news; `on_bad_event` for each that cannot be read."""
+        """`on_revoked` gets the sessions that were news, GUIDs among them canonical; `on_bad_event` is called for each
+        event that cannot be read.
+        """
         self._subject = subject
         self._stream = stream
         self._revoked = revoked
@@ -107,7 +110,7 @@ class SessionEvents:
         )
         self.caught_up = self._lately.caught_up
         """Set once what the stream got lately is known, or when there is no stream to ask."""
-        self._told = False
+        self._news: set[str] = set()  # not told yet
         self._said = ""
 
     async def follow(self, client: Client) -> None:
@@ -150,13 +153,14 @@ class SessionEvents:
             return
         if not 0 < len(session_id) <= MAX_SESSION_ID_CHARACTERS:
             self._on_bad_event()
-        elif self._revoked.add(session_id) and not self._told:
-            self._told = True
-            asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+        elif self._revoked.add(session_id):
+            if not self._news:
+                asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+            self._news.add(canonical_guid(session_id) or session_id)
 
     def _tell(self) -> None:
-        self._told = False
-        self._on_revoked()
+        news, self._news = self._news, set()
+        self._on_revoked(news)
 
     def _say(self, problem: str) -> None:
         if problem != self._said:

@@ -251,10 +251,10 @@ class Connections:
                 member = connection.member
                 member.room.identify(member, identity_of(connection.principal, membership))
 
-    def sessions_ended(self, revoked: Container[str | None]) -> None:
-        """The auth service's word: end every connection whose session is among `revoked`."""
+    def sessions_ended(self, sessions: Container[str | None]) -> None:
+        """The auth service's word: end every connection of one of these `sessions`, GUIDs among them canonical."""
         for connection in list(self.by_id.values()):
-            if connection.principal.session_id in revoked:
+            if connection.principal.session_id in sessions:
                 connection.end(errors.SESSION_REVOKED)
 
     async def drain(self, *, seconds: float) -> None:

@@ -196,6 +196,7 @@ def test_a_sub_that_is_no_string_is_refused(sub):
     ("members", "session"),
     [
         ({"sid": "s", "jti": "j"}, "s"),
+        ({"sid": "5B0C3C0E11114222833344445555ABCD"}, "5b0c3c0e-1111-4222-8333-44445555abcd"),
         ({"jti": "j"}, "j"),
         ({"sid": None, "jti": "j"}, "j"),
         ({"sid": "", "jti": "j"}, "j"),

@@ -64,7 +64,7 @@ async def test_the_documented_permissions_are_enough_and_the_server_enforces_the
             subject="auth.session.revoked",
             stream="auth_session_events",
             revoked=revoked,
-            on_revoked=lambda: None,
+            on_revoked=lambda _sessions: None,
             on_bad_event=lambda: None,
         )
         members = MemberEvents(
