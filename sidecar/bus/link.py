@@ -315,7 +315,6 @@ class Link:
         if view.epoch and (state.epoch, state.seq) != (view.epoch, view.seq):
             self._count_gap(view, state.origin, state.epoch, state.seq)
         view.epoch, view.seq = state.epoch, state.seq
-        view.unsaid = []
         staying = {one.connection for one in here}
         for connection_id in [known for known in view.here if known not in staying]:
             del view.here[connection_id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.bus.checks import CHECKED_SECONDS
+from sidecar.bus.journal import KEPT_SECONDS
 from sidecar.bus.nats_client import Access
 from sidecar.bus.spanning import ROOMS_PER_SLICE
 from tests.bus.bus_cluster import Cluster, Replica
@@ -60,6 +61,27 @@ def test_an_answer_of_which_only_a_part_could_be_sent_is_completed_soon_after(ne
     speaks.places = None
     network.settle(5)
     assert bob.data() == list(range(100))
+
+
+def test_what_was_taken_in_of_a_replica_on_its_way_back_is_said_though_the_rest_is_no_longer_kept(network):
+    alice, bob = person(network, 0), person(network, 1)
+    here, there = network.replicas[:2]
+    there.disconnect()
+    network.settle(10)
+    assert alice.sees() == {}
+    for number in range(20):
+        bob.say("offer", number)
+    there.places = 6
+    there.connect()
+    network.settle(4)
+    network.now += KEPT_SECONDS + 1
+    network.look(there)
+    there.places = None
+    network.settle(5)
+    assert alice.sees() == {ACCOUNTS[1]: {bob.connection}}
+    assert alice.data() == list(range(len(alice.data())))
+    assert 0 < len(alice.data()) < 20
+    assert here.noted.gaps == 1
 
 
 def test_rooms_that_are_gone_take_no_turn_from_those_that_are_to_be_checked(network):
