@@ -11,7 +11,8 @@ from sidecar.bus.view import Heard
 from sidecar.signaling.envelope import Envelope
 from sidecar.signaling.room import Presence
 
-STATE_PART_BYTES = 256 * 1024
+STATE_PART_BYTES = 32 * 1024
+"""Servers may be told to take far less than their usual 1 MiB; a client's message may have 64 KiB."""
 NOTHING: Heard = {}
 
 
@@ -93,11 +94,12 @@ class OwnSide:
         parts: list[list[wire.Here]] = [[]]
         size = 0
         for one in map(wire.here, members):
-            size += len(one.info) + len(one.name) + 128
-            if size > STATE_PART_BYTES:
+            bytes_of_one = len(one.info) + len(one.name) + 128
+            if size + bytes_of_one > STATE_PART_BYTES:
                 parts.append([])
                 size = 0
             parts[-1].append(one)
+            size += bytes_of_one
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             state = wire.State(

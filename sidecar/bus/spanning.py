@@ -30,7 +30,8 @@ SETTLE_SECONDS = 0.3
 """How long the first to join a room waits to hear who is in it elsewhere."""
 ROOMS_PER_SLICE = 100
 """Rooms worked on in one tick of the loop, where all of them are concerned."""
-ROOMS_PER_QUESTION = 1000
+ROOMS_PER_QUESTION = 500
+"""Some 30 KB."""
 REMEMBERED_SECONDS = 600.0
 """How long a silent replica's numbers stay known: if it was only cut off, what it said meanwhile is a gap to count."""
 BEATS_PER_TIMEOUT = 3
@@ -171,6 +172,9 @@ class SpanningBus:
 
     def _send(self, subject: str, payload: bytes) -> bool:
         if not self.carrier.connected:
+            return False
+        if not self.carrier.fits(payload):  # the server would end the connection over it
+            self._observer.dropped("too_big")
             return False
         if not self.carrier.publish(subject, payload):
             self._observer.dropped("backlog")

@@ -191,6 +191,16 @@ async def test_a_signal_too_big_for_the_server_is_dropped_and_those_after_it_arr
     assert replicas[0].noted.drops["too_big"] == 1
 
 
+async def test_a_crowded_room_is_told_to_who_opens_it_where_the_server_takes_small_messages_only(tmp_path):
+    async with run_nats(tmp_path, "max_payload: 65536") as server:
+        async with Cluster([Replica(Access(servers=[server.url])) for _ in range(2)]) as replicas:
+            room = guid()
+            people = [await replicas[0].join(room, name="x" * 2000) for _ in range(100)]
+            newcomer = await replicas[1].join(room)
+            await until(lambda: len(newcomer.sees()) == len(people))
+            await until(lambda: all(person.sees().get(newcomer.account) for person in people))
+
+
 async def test_foreign_and_malformed_messages_are_dropped_and_counted_and_forge_nobody(pair, server):
     room, other = guid(), guid()
     replicas, _, alice, bob = await both(pair, room)
