@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from sidecar.membership.chat_service import TlsFiles
+from sidecar.membership.channel import TlsFiles
 
 
 @dataclass(frozen=True)

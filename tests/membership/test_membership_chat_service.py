@@ -255,7 +255,7 @@ class TestTls:
         tls = certificates.write(tmp_path, ca=old.pem, pair=old.issue("sidecar"))
         async with client(chat.target, tls=tls) as program:
             assert await program.service.get(key)
-            used = program.service._channel
+            used = program.service._channel._current
             events = program.service.watch("")
             assert await anext(events) == WatchStarted()
             done = asyncio.Event()
@@ -267,7 +267,7 @@ class TestTls:
             load = [asyncio.create_task(keep_asking()) for _ in range(4)]
             shown.append(new.server_configuration(new.issue("chat")))
             certificates.write(tmp_path, ca=new.pem, pair=new.issue("sidecar"))
-            await until(lambda: program.service._channel is not used)
+            await until(lambda: program.service._channel._current is not used)
             asked = chat.calls["GetMembership"]
             await until(lambda: chat.calls["GetMembership"] > asked + 100)
             assert [event async for event in events if not isinstance(event, CursorMoved)] == []
@@ -285,17 +285,18 @@ class TestTls:
         tls = certificates.write(tmp_path, ca=authority.pem, pair=authority.issue("sidecar"))
         async with client(chat.target, tls=tls) as program:
             assert await program.service.get(key)
-            used = program.service._channel
+            used = program.service._channel._current
             certificates.write(tmp_path, ca=b"not a certificate", pair=authority.issue("sidecar"))
             opened = []
-            program.service._open = _recording(program.service._open, opened)
+            channel = program.service._channel
+            channel._open = _recording(channel._open, opened)
             await until(lambda: opened)
             assert await program.service.get(key)
             (tmp_path / "ca.pem").unlink()
-            assert program.service._channel is used
+            assert program.service._channel._current is used
             assert await program.service.get(key)
             certificates.write(tmp_path, ca=authority.pem, pair=authority.issue("sidecar"))
-            await until(lambda: program.service._channel is not used)
+            await until(lambda: program.service._channel._current is not used)
             assert await program.service.get(key)
         await chat.stop()
 
