@@ -156,7 +156,6 @@ OptionalText = Annotated[str | None, BeforeValidator(_empty_is_unset)]
 OptionalFile = Annotated[Path | None, AfterValidator(_readable_file), BeforeValidator(_empty_is_unset)]
 OptionalPem = Annotated[Path | None, AfterValidator(_pem_file), BeforeValidator(_empty_is_unset)]
 OptionalUrl = Annotated[str | None, AfterValidator(_http_url), BeforeValidator(_empty_is_unset)]
-Words = Annotated[tuple[Word, ...], BeforeValidator(_comma_list)]
 SomeWords = Annotated[tuple[Word, ...], Field(min_length=1), BeforeValidator(_comma_list)]
 
 

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwks_server import serving
 from structlog.testing import capture_logs
 
-from sidecar.auth.keys import REFRESH_RESULTS, BadKeys, KeyRing, RefreshResult
+from sidecar.auth.keys import REFRESH_RESULTS, KeyRing, RefreshResult
+from sidecar.auth.keyset import BadKeys
 from sidecar.auth.sources import MAX_DOCUMENT_BYTES
 from sidecar.auth.verifier import Verifier
 from sidecar.errors import Refusal, RefusalCode
