@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import grpc
 import pytest
+from cryptography import x509
 
 from sidecar._proto.dyson.chat.v1 import membership_pb2 as pb
 from sidecar.membership.model import MemberKey
@@ -18,9 +19,9 @@ from sidecar.membership.service import (
     WatchStarted,
     WatchUnimplemented,
 )
+from tests.authority import Authority
 from tests.chat_service import ChatServiceDouble
 from tests.membership import membership_certificates as certificates
-from tests.membership.membership_certificates import Authority
 from tests.membership.membership_program import Program, new_key, until
 
 
@@ -205,7 +206,7 @@ class TestTls:
         key = new_key()
         chat = ChatServiceDouble()
         chat.allow(*key)
-        await chat.start(credentials=ours.server_credentials(ours.issue("nobody.test")))
+        await chat.start(credentials=certificates.server_credentials(ours, ours.issue("nobody.test", x509.DNSName("nobody.test"))))
         try:
             for ca, server_name, works in (
                 (ours.pem, "nobody.test", True),
@@ -230,7 +231,7 @@ class TestTls:
         key = new_key()
         chat = ChatServiceDouble()
         chat.allow(*key)
-        await chat.start(credentials=authority.server_credentials(authority.issue("chat"), mutual=True))
+        await chat.start(credentials=certificates.server_credentials(authority, authority.issue("chat"), mutual=True))
         try:
             with_pair = certificates.write(tmp_path, ca=authority.pem, pair=authority.issue("sidecar"))
             async with client(chat.target, tls=with_pair) as program:
@@ -243,7 +244,7 @@ class TestTls:
     async def test_certificates_rotate_under_load_without_a_failed_call(self, tmp_path):
         """Client, server and authority change at once; connections that are open live on."""
         old, new = Authority(), Authority()
-        shown = [old.server_configuration(old.issue("chat"))]  # to new connections
+        shown = [certificates.server_configuration(old, old.issue("chat"))]  # to new connections
         key = new_key()
         chat = ChatServiceDouble()
         chat.allow(*key)
@@ -265,7 +266,7 @@ class TestTls:
                     assert await program.service.get(key)
 
             load = [asyncio.create_task(keep_asking()) for _ in range(4)]
-            shown.append(new.server_configuration(new.issue("chat")))
+            shown.append(certificates.server_configuration(new, new.issue("chat")))
             certificates.write(tmp_path, ca=new.pem, pair=new.issue("sidecar"))
             await until(lambda: program.service._channel._current is not used)
             asked = chat.calls["GetMembership"]
@@ -281,7 +282,7 @@ class TestTls:
         key = new_key()
         chat = ChatServiceDouble()
         chat.allow(*key)
-        await chat.start(credentials=authority.server_credentials(authority.issue("chat"), mutual=True))
+        await chat.start(credentials=certificates.server_credentials(authority, authority.issue("chat"), mutual=True))
         tls = certificates.write(tmp_path, ca=authority.pem, pair=authority.issue("sidecar"))
         async with client(chat.target, tls=tls) as program:
             assert await program.service.get(key)
