@@ -10,9 +10,9 @@ import pytest
 
 from sidecar.membership.breaker import FAILURES_TO_OPEN
 from tests.cable import laid_cable
+from tests.chat_process import ChatProcess, chat_process
 from tests.harness import Answer, Sidecar, guid, run_sidecar, until
 from tests.trust import trust_issuer as issuing
-from tests.trust.trust_chat_process import ChatProcess, chat_process
 from tests.trust.trust_issuer import NO_LIMITS, token
 from tests.trust.trust_peers import connect_all, count, kept, still_there, within
 
