@@ -1,6 +1,6 @@
 """The two ways the sidecar says no: a `Refusal` answers a request, a `Disconnect` ends a connection.
 
-Both are closed sets. They are raised or named deep and mapped to bytes once, in `edge/handshake.py`
+Both are closed sets. They are raised or named deep and mapped to bytes once, in `edge/answers.py`
 and `transport/connection.py`. Any other exception is a bug: status 500, close code 1011.
 """
 
