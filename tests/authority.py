@@ -64,7 +64,11 @@ class Authority:
             not_valid_before=now - timedelta(hours=1),
             not_valid_after=now + timedelta(days=self._days),
         )
-        return builder.add_extension(extension, critical).sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+        return (
+            builder.add_extension(extension, critical)
+            .sign(self._key, hashes.SHA256())
+            .public_bytes(Encoding.PEM)
+        )
 
 
 def _name(text: str) -> x509.Name:

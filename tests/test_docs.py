@@ -83,7 +83,10 @@ def test_only_files_and_targets_that_exist_are_named():
     for page in (*PAGES, ROOT / "pyproject.toml"):
         text = page.read_text()
         for path in PATH.findall(text):
-            assert any((folder / path).exists() for folder in (ROOT, ROOT / "sidecar", page.parent)), (page, path)
+            assert any((folder / path).exists() for folder in (ROOT, ROOT / "sidecar", page.parent)), (
+                page,
+                path,
+            )
         for link in re.findall(r"\]\((?!http)([^)#]+)", text):
             assert (page.parent / link).exists(), (page, link)
         for target in re.findall(r"`make ([\w-]+)", text):

@@ -185,7 +185,9 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
 
 def _memberships(sample: Sample) -> dict[MemberKey, pb.Membership]:
     return {
-        MemberKey(str(room.id), str(sample.people[name].id)): _membership(room, name, sample.people[name], member)
+        MemberKey(str(room.id), str(sample.people[name].id)): _membership(
+            room, name, sample.people[name], member
+        )
         for room in sample.rooms.values()
         for name, member in room.members.items()
     }

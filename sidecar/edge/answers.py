@@ -17,7 +17,7 @@ REALM = "sphere"
 
 
 class Answers:
-    """Pages of `allowed_origins` may read them: browsers hide a handshake's status, so a plain GET is a page's probe."""
+    """Pages of `allowed_origins` may read them: browsers hide a handshake's status, so a plain GET is their probe."""
 
     def __init__(self, *, allowed_origins: Sequence[str]) -> None:
         self._allowed_origins = allowed_origins

@@ -19,9 +19,7 @@ def server_credentials(authority: Authority, pair: Pair, *, mutual: bool = False
 
 
 def server_configuration(authority: Authority, pair: Pair) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration(
-        [(pair.key, pair.cert)], root_certificates=authority.pem
-    )
+    return grpc.ssl_server_certificate_configuration([(pair.key, pair.cert)], root_certificates=authority.pem)
 
 
 def write(folder: Path, *, ca: bytes, pair: Pair | None = None, server_name: str | None = None) -> TlsFiles:

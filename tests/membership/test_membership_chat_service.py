@@ -206,7 +206,11 @@ class TestTls:
         key = new_key()
         chat = ChatServiceDouble()
         chat.allow(*key)
-        await chat.start(credentials=certificates.server_credentials(ours, ours.issue("nobody.test", x509.DNSName("nobody.test"))))
+        await chat.start(
+            credentials=certificates.server_credentials(
+                ours, ours.issue("nobody.test", x509.DNSName("nobody.test"))
+            )
+        )
         try:
             for ca, server_name, works in (
                 (ours.pem, "nobody.test", True),
@@ -231,7 +235,9 @@ class TestTls:
         key = new_key()
         chat = ChatServiceDouble()
         chat.allow(*key)
-        await chat.start(credentials=certificates.server_credentials(authority, authority.issue("chat"), mutual=True))
+        await chat.start(
+            credentials=certificates.server_credentials(authority, authority.issue("chat"), mutual=True)
+        )
         try:
             with_pair = certificates.write(tmp_path, ca=authority.pem, pair=authority.issue("sidecar"))
             async with client(chat.target, tls=with_pair) as program:
@@ -282,7 +288,9 @@ class TestTls:
         key = new_key()
         chat = ChatServiceDouble()
         chat.allow(*key)
-        await chat.start(credentials=certificates.server_credentials(authority, authority.issue("chat"), mutual=True))
+        await chat.start(
+            credentials=certificates.server_credentials(authority, authority.issue("chat"), mutual=True)
+        )
         tls = certificates.write(tmp_path, ca=authority.pem, pair=authority.issue("sidecar"))
         async with client(chat.target, tls=tls) as program:
             assert await program.service.get(key)

@@ -14,6 +14,7 @@ from tests.chat_process import ChatProcess
 from tests.membership.membership_program import Program, new_key, running, until
 from tests.membership.membership_wire import Wire
 
+
 @pytest.fixture
 async def server():
     server = ChatProcess()

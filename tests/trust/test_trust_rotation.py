@@ -203,7 +203,9 @@ async def test_a_client_certificate_that_rotates_fails_no_call_and_closes_nothin
     authority = Authority()
     chat = NamingChat()
     chat.delay_seconds = 0.1  # so that calls are always under way
-    await chat.start(credentials=certificates.server_credentials(authority, authority.issue("chat"), mutual=True))
+    await chat.start(
+        credentials=certificates.server_credentials(authority, authority.issue("chat"), mutual=True)
+    )
     try:
         files = certificates.write(tmp_path, ca=authority.pem, pair=authority.issue("first"))
         (tmp_path / "jwt.pem").write_bytes(issuing.PEM_OLD)
