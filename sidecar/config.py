@@ -49,7 +49,8 @@ _SERVICE_LINK = re.compile(
     r"SIDECAR_(SERVICE|PORT)_.+|SIDECAR_\w+_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_\w+)"
 )
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-_DESCRIPTORS_BESIDE_CONNECTIONS = 64
+_DESCRIPTORS_BESIDE_CONNECTIONS = 192
+"""64 each for files of our own, sockets that wait for their upgrade, and those that wait to be accepted."""
 
 
 class Settings(BaseModel):
