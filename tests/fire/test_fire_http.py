@@ -241,3 +241,15 @@ async def test_a_token_in_a_url_that_cannot_be_read_is_not_repeated(world):
         assert b"secret-token" not in await peer.gone()
     await joins(world)
     assert not [line for line in world.sidecar.raw_log if "secret-token" in line]
+
+
+async def test_no_header_of_one_client_fails_the_questions_of_all(world):
+    """The chat service's client refuses what HTTP lets through: five such failures and it is asked no more."""
+    traceparent = f"traceparent: 00-{'a' * 32}-{'b' * 16}-01"
+    for state in ("vendor=é", "vendor=\x01", "vendor=" + "x" * 12_000):
+        for _ in range(5):
+            room, account = guid(), guid()
+            world.chat.allow(room, account)
+            async with dial(world.sidecar) as peer:
+                await begin(peer, room, world.issuer.token(account), traceparent, f"tracestate: {state}")
+    assert (await world.sidecar.metrics())["sphere_sidecar_membership_breaker_open"] == 0
