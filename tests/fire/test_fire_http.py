@@ -19,7 +19,7 @@ from sidecar.edge.lobby import (
     places,
 )
 from tests.fire.raw import begin, dial, upgrade
-from tests.harness import guid, until
+from tests.harness import DEADLINE_SECONDS, guid, until
 
 HEAD_SECONDS = 10
 LATEST_SECONDS = (
@@ -253,3 +253,14 @@ async def test_no_header_of_one_client_fails_the_questions_of_all(world):
             async with dial(world.sidecar) as peer:
                 await begin(peer, room, world.issuer.token(account), traceparent, f"tracestate: {state}")
     assert (await world.sidecar.metrics())["sphere_sidecar_membership_breaker_open"] == 0
+
+
+async def test_cookies_full_of_backslashes_take_no_time(world):
+    """Sanic's parser looks at the rest again for each: these heads together would take the loop half a minute."""
+    cookie = 'Cookie: other="' + "\\a" * 7_500 + '"'
+    head = f"GET /api/chat/realtime/{guid()} HTTP/1.1\r\nHost: x\r\n{cookie}\r\n\r\n"
+    async with dial(world.sidecar) as peer, asyncio.timeout(DEADLINE_SECONDS):
+        for _ in range(180):
+            peer.send(head.encode())
+            assert (await peer.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 401")
+            await peer.reader.readuntil(b'"}')
