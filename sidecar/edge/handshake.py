@@ -251,8 +251,8 @@ class Handshake:
             credential = _credential(request)
             with visitor.trace.step("verify token"):
                 principal = await self._verifier.verify(credential.token, bot=credential.bot)
-        except Refusal:
-            if wait:
+        except Refusal as refusal:
+            if wait and refusal.code is not RefusalCode.TOKEN_EXPIRED:  # which is no failure
                 raise _used_up(wait) from None
             raise
         if wait and self._limits.failing(principal.account_id):
@@ -291,7 +291,9 @@ class Handshake:
     ) -> HTTPResponse:
         status = status or refusal.status
         if status in _FAILURES and refusal.code is not RefusalCode.TOKEN_EXPIRED:
-            self._limits.failed(visitor.client.limited_as, visitor.account_id)
+            # A page that uses someone's cookie fails in its own name, and not in theirs.
+            theirs = refusal.code is not RefusalCode.ORIGIN_NOT_ALLOWED
+            self._limits.failed(visitor.client.limited_as, visitor.account_id if theirs else None)
         seconds = perf_counter() - begun
         visitor.status, visitor.outcome = status, refusal.code.lower()
         self._observer.handshake(visitor.outcome, seconds)
