@@ -440,3 +440,12 @@ async def test_the_cookie_is_found_among_others(world, cookies):
     lines = "".join(f"Cookie: {cookie.format(token)}\r\n" for cookie in cookies)
     answer = await raw(world.sidecar, f"GET /api/chat/realtime/{room} HTTP/1.1\r\nHost: x\r\n{lines}\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_no_method_makes_a_room_of_what_is_no_guid(world):
+    for room, status in (("1", b"404"), (ROOM, b"405")):
+        for method in ("POST", "PROPFIND", "get"):
+            answer = await raw(
+                world.sidecar, f"{method} /api/chat/realtime/{room} HTTP/1.1\r\nHost: x\r\n\r\n"
+            )
+            assert answer[9:12] == status

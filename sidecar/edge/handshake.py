@@ -157,7 +157,9 @@ class Handshake:
             if status == 404:  # noqa: PLR2004
                 return self._refuse(request, visitor, _not_found(), begun)
             if status == 405:  # noqa: PLR2004
-                return self._refuse(request, visitor, _method_not_allowed(), begun)
+                is_room = canonical_guid(request.path.rpartition("/")[2]) is not None
+                problem = _method_not_allowed() if is_room else _not_found()
+                return self._refuse(request, visitor, problem, begun)
             if status < 500:  # noqa: PLR2004
                 # Not the error's own words: they may quote a URL, and that a token.
                 reason = f"no request that can be served: {HTTPStatus(status).phrase}"
