@@ -57,7 +57,6 @@ NODE_WS = Server("Node ws", lambda world, port: ["node", world.directory / "node
 WEBSOCKETS = Server("websockets", lambda _, port: [sys.executable, PEERS / "python_websockets.py", str(port)])
 STOCK_SANIC = Server("stock Sanic", lambda _, port: [sys.executable, PEERS / "stock_sanic.py", str(port)])
 FLOOR = Server("C floor", lambda world, port: [world.floor, str(port)])
-PEERS_ALL = (NODE_WS, WEBSOCKETS, STOCK_SANIC, FLOOR)
 
 
 @dataclass(frozen=True)

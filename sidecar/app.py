@@ -33,7 +33,8 @@ from sidecar.edge.listener import listen, serve, signaling_app
 from sidecar.edge.live_page import add_live_page
 from sidecar.edge.lobby import OPS_PLACES, Lobby, places, raise_open_file_limit
 from sidecar.edge.ops import ops_app
-from sidecar.membership.chat_service import CODES, METHODS, ChatService, TlsFiles
+from sidecar.membership.channel import TlsFiles
+from sidecar.membership.chat_service import CODES, METHODS, ChatService
 from sidecar.membership.directory import CACHE_RESULTS, Directory
 from sidecar.membership.model import MemberKey
 from sidecar.observe import logs, tracing

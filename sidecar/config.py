@@ -6,158 +6,51 @@ Every problem is found in one go and told in words an operator can act on; see d
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 import resource
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sidecar.setting_values import (
+    Algorithms,
+    BusUrls,
+    Count,
+    GrpcTarget,
+    MountPrefixes,
+    Networks,
+    OptionalFile,
+    OptionalPem,
+    OptionalText,
+    OptionalUrl,
+    Origins,
+    PerSecond,
+    Port,
+    PositiveCount,
+    PositiveSeconds,
+    Seconds,
+    SomeWords,
+    StreamOrOff,
+    StunUrls,
+    Subject,
+    SubjectOrOff,
+    Word,
+)
 
 PREFIX = "SIDECAR_"
 CONFIG_FILE = "SIDECAR_CONFIG_FILE"
-ASYMMETRIC_ALGORITHMS = (
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
-)  # fmt: skip
 
 # What Kubernetes injects for a Service named "sidecar" or "sidecar-…": never ours.
 _SERVICE_LINK = re.compile(
     r"SIDECAR_(SERVICE|PORT)_.+|SIDECAR_\w+_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_\w+)"
 )
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-_DESCRIPTORS_BESIDE_CONNECTIONS = 64
-
-
-def _comma_list(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    return value
-
-
-def _empty_is_unset(value: object) -> object:
-    return None if value == "" else value
-
-
-def _mount_prefix(value: str) -> str:
-    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
-        raise ValueError("paths such as /sphere, without a slash at the end")
-    return value
-
-
-def _no_two_alike(values: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("each of them once")
-    return values
-
-
-def _origin(value: str) -> str:
-    origin = value.lower()
-    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://(\*\.)?[^/*?#@\s]+", origin):
-        raise ValueError("origins such as https://app.example.org or https://*.example.org")
-    default_port = {"http": ":80", "https": ":443"}.get(origin.partition(":")[0], "")
-    return origin.removesuffix(default_port)  # browsers leave it out
-
-
-def _stun_url(value: str) -> str:
-    if not re.fullmatch(r"stuns?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?", value):
-        raise ValueError("STUN URLs such as stun:stun.example.org:3478 (RFC 7064)")
-    return value
-
-
-def _pem_file(value: Path | None) -> Path | None:
-    if _readable_file(value) is not None and value is not None and b"-----BEGIN " not in value.read_bytes():
-        raise ValueError("a file in PEM format")
-    return value
-
-
-def _algorithm(value: str) -> str:
-    if value not in ASYMMETRIC_ALGORITHMS:
-        raise ValueError("asymmetric algorithms: " + ", ".join(ASYMMETRIC_ALGORITHMS))
-    return value
-
-
-def _readable_file(value: Path | None) -> Path | None:
-    if value is None:
-        return None
-    try:
-        with value.open("rb"):
-            return value
-    except OSError as error:
-        raise ValueError(f"a file that can be read ({error.strerror})") from None
-
-
-def _http_url(value: str | None) -> str | None:
-    if value is None:
-        return None
-    try:
-        parts = urlsplit(value)
-        good = (
-            parts.scheme in {"http", "https"} and parts.hostname and not parts.username and not parts.password
-        )
-        _ = parts.port, (parts.hostname or "").encode("idna")  # raise where they are none
-    except ValueError:
-        good = False
-    if not good:
-        raise ValueError("an http or https URL without a password in it")
-    return value
-
-
-def _grpc_target(value: str) -> str:
-    if not value or re.search(r"\s", value) or re.match(r"(?!dns:)\w+://", value.removeprefix("unix:")):
-        raise ValueError("a gRPC target such as dns:///chat:5001 or unix:/run/chat.sock")
-    return value
-
-
-def _bus_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"nats", "tls"} or not parts.hostname or parts.username or parts.password:
-        raise ValueError("nats:// or tls:// URLs without a password in them")
-    return value
-
-
-def _subject(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", value):
-        raise ValueError("a NATS subject without wildcards, such as auth.session.revoked")
-    return value
-
-
-def _subject_or_off(value: str) -> str:
-    return _subject(value) if value else value
-
-
-def _stream(value: str) -> str:
-    if value and not re.fullmatch(r"[A-Za-z0-9_-]+", value):
-        raise ValueError("the name of a JetStream stream")
-    return value
-
-
-def _network(value: str) -> str:
-    try:
-        network = ipaddress.ip_network(value, strict=False)
-        mapped = network.network_address.ipv4_mapped if network.version == 6 else None  # noqa: PLR2004
-        if mapped is not None:  # addresses of that form count as IPv4
-            return str(ipaddress.ip_network((mapped, max(network.prefixlen - 96, 0)), strict=False))
-        return str(network)
-    except ValueError:
-        raise ValueError("addresses or CIDRs such as 10.0.0.0/8") from None
-
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
-PositiveCount = Annotated[int, Field(ge=1)]
-PerSecond = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Word = Annotated[str, Field(min_length=1)]
-OptionalText = Annotated[str | None, BeforeValidator(_empty_is_unset)]
-OptionalFile = Annotated[Path | None, AfterValidator(_readable_file), BeforeValidator(_empty_is_unset)]
-OptionalPem = Annotated[Path | None, AfterValidator(_pem_file), BeforeValidator(_empty_is_unset)]
-OptionalUrl = Annotated[str | None, AfterValidator(_http_url), BeforeValidator(_empty_is_unset)]
-Words = Annotated[tuple[Word, ...], BeforeValidator(_comma_list)]
-SomeWords = Annotated[tuple[Word, ...], Field(min_length=1), BeforeValidator(_comma_list)]
+_DESCRIPTORS_BESIDE_CONNECTIONS = 192
+"""64 each for files of our own, sockets that wait for their upgrade, and those that wait to be accepted."""
 
 
 class Settings(BaseModel):
@@ -170,21 +63,12 @@ class Settings(BaseModel):
     ops_host: Word = "0.0.0.0"  # noqa: S104
     ops_port: Port = 9464
     ops_page: bool = False
-    mount_prefixes: Annotated[
-        tuple[Annotated[str, AfterValidator(_mount_prefix)], ...],
-        Field(min_length=1),
-        AfterValidator(_no_two_alike),
-        BeforeValidator(_comma_list),
-    ] = ("/sphere", "/api")
+    mount_prefixes: MountPrefixes = ("/sphere", "/api")
 
     jwt_public_key_file: OptionalFile = None
     jwt_jwks_url: OptionalUrl = None
     jwt_jwks_file: OptionalFile = None
-    jwt_algorithms: Annotated[
-        tuple[Annotated[str, AfterValidator(_algorithm)], ...],
-        Field(min_length=1),
-        BeforeValidator(_comma_list),
-    ] = ("RS256",)
+    jwt_algorithms: Algorithms = ("RS256",)
     jwt_issuers: SomeWords = ("solar-network",)
     jwt_audiences: SomeWords
     jwt_leeway_seconds: Seconds = 60
@@ -192,17 +76,10 @@ class Settings(BaseModel):
     on_token_expiry: Literal["keep", "close"] = "keep"
     max_connection_seconds: Seconds = 14400
 
-    allowed_origins: Annotated[
-        tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_comma_list)
-    ] = ()
-    trusted_proxies: Annotated[
-        tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_comma_list)
-    ] = (
-        "127.0.0.0/8",
-        "::1/128",
-    )
+    allowed_origins: Origins = ()
+    trusted_proxies: Networks = ("127.0.0.0/8", "::1/128")
 
-    membership_target: Annotated[str, AfterValidator(_grpc_target)]
+    membership_target: GrpcTarget
     membership_tls_ca_file: OptionalPem = None
     membership_tls_cert_file: OptionalPem = None
     membership_tls_key_file: OptionalPem = None
@@ -213,19 +90,17 @@ class Settings(BaseModel):
     membership_recheck_seconds: PositiveSeconds = 15
     membership_stale_seconds: Seconds = 300
 
-    bus_url: Annotated[
-        tuple[Annotated[str, AfterValidator(_bus_url)], ...], BeforeValidator(_comma_list)
-    ] = ()
+    bus_url: BusUrls = ()
     bus_credentials_file: OptionalFile = None
     bus_nkey_file: OptionalFile = None
     bus_user: OptionalText = None
     bus_password_file: OptionalFile = None
     bus_tls_ca_file: OptionalPem = None
-    bus_prefix: Annotated[str, AfterValidator(_subject)] = "sphere"
+    bus_prefix: Subject = "sphere"
     bus_node_timeout_seconds: PositiveSeconds = 6
-    session_events_subject: Annotated[str, AfterValidator(_subject_or_off)] = "auth.session.revoked"
-    session_events_stream: Annotated[str, AfterValidator(_stream)] = "auth_session_events"
-    member_events_subject: Annotated[str, AfterValidator(_subject_or_off)] = "chat.member.changed"
+    session_events_subject: SubjectOrOff = "auth.session.revoked"
+    session_events_stream: StreamOrOff = "auth_session_events"
+    member_events_subject: SubjectOrOff = "chat.member.changed"
 
     max_message_bytes: Count = 65536
     max_connections: Count = 10000
@@ -246,9 +121,7 @@ class Settings(BaseModel):
     pong_timeout_seconds: Seconds = 20
     drain_seconds: Seconds = 20
 
-    stun_urls: Annotated[
-        tuple[Annotated[str, AfterValidator(_stun_url)], ...], BeforeValidator(_comma_list)
-    ] = ()
+    stun_urls: StunUrls = ()
     metrics_room_label: Literal["on", "off"] = "on"
     metrics_max_rooms: Count = 200
     wire_dialect: Literal["guide", "guide-client", "dyson"] = "guide"

@@ -1,6 +1,6 @@
 """The two ways the sidecar says no: a `Refusal` answers a request, a `Disconnect` ends a connection.
 
-Both are closed sets. They are raised or named deep and mapped to bytes once, in `edge/handshake.py`
+Both are closed sets. They are raised or named deep and mapped to bytes once, in `edge/answers.py`
 and `transport/connection.py`. Any other exception is a bug: status 500, close code 1011.
 """
 
@@ -101,10 +101,9 @@ class Disconnect:
         return Disconnect(self.code, reason, self.come_back)
 
 
-PROTOCOL_ERROR = Disconnect(1002, "WebSocket protocol error", ComeBack.AFTER_FIXING)
+# 1002, and 1009 for a message too big, are the framing library's to say, with reasons of its own.
 INVALID_UTF8 = Disconnect(1007, "text frame is not UTF-8", ComeBack.AFTER_FIXING)
 TOO_MANY_MALFORMED = Disconnect(1008, "20 malformed packets within a minute", ComeBack.NO)
-MESSAGE_TOO_BIG = Disconnect(1009, "message too big", ComeBack.AFTER_FIXING)
 INTERNAL_ERROR = Disconnect(1011, "internal error of the sidecar", ComeBack.WITH_BACKOFF)
 DRAINING = Disconnect(1012, "this sidecar is restarting", ComeBack.WITH_BACKOFF)
 SLOW_CONSUMER = Disconnect(1013, "too slow at reading what the room sends", ComeBack.WITH_BACKOFF)

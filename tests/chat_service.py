@@ -14,7 +14,8 @@ from sidecar._proto.dyson.chat.v1.membership_pb2_grpc import (
     ChatMembershipServiceServicer,
     add_ChatMembershipServiceServicer_to_server,
 )
-from sidecar.dev.chat_service import ChangeLog, Key
+from sidecar.dev.chat_service import ChangeLog
+from sidecar.membership.model import MemberKey
 
 METHODS = ("GetMembership", "BatchGetMemberships", "WatchMemberships")
 JOINED_AT = 1_700_000_000
@@ -36,9 +37,9 @@ class ChatServiceDouble(ChatMembershipServiceServicer):
         self.delay_seconds = 0.0
         self.watching = 0
         self.resumed_after: list[str] = []
-        self._memberships: dict[Key, pb.Membership] = {}
+        self._memberships: dict[MemberKey, pb.Membership] = {}
         self._failures: dict[str, grpc.StatusCode] = {}
-        self._instead: dict[Key, pb.Membership] = {}
+        self._instead: dict[MemberKey, pb.Membership] = {}
         self._changes = ChangeLog()
         self._streams: set[asyncio.Task] = set()
         self._server: grpc.aio.Server | None = None
@@ -108,25 +109,25 @@ class ChatServiceDouble(ChatMembershipServiceServicer):
             membership.account.profile.update(profile)
         if updated_at is not None:
             membership.account.updated_at.FromNanoseconds(int(updated_at * 1e9))
-        self._memberships[Key(room_id, account_id)] = membership
+        self._memberships[MemberKey(room_id, account_id)] = membership
         if tell:
             self.tell(room_id, account_id)
         return membership
 
     def deny(self, room_id: str, account_id: str, *, tell: bool = False) -> None:
         """From now on there is no such membership."""
-        self._memberships.pop(Key(room_id, account_id), None)
+        self._memberships.pop(MemberKey(room_id, account_id), None)
         if tell:
             self.tell(room_id, account_id)
 
     def tell(self, room_id: str, account_id: str) -> None:
         """An event for the streams: the membership as it is now."""
-        key = Key(room_id, account_id)
+        key = MemberKey(room_id, account_id)
         self._changes.append(key, self._memberships.get(key))
 
     def answer_instead(self, room_id: str, account_id: str, membership: pb.Membership) -> None:
         """Answer a question about this key with a membership that may be another one's."""
-        self._instead[Key(room_id, account_id)] = membership
+        self._instead[MemberKey(room_id, account_id)] = membership
 
     def fail(self, status: grpc.StatusCode | None, *methods: str) -> None:
         """Answer these methods (none named: all) with `status`; None: answer properly again."""
@@ -148,7 +149,7 @@ class ChatServiceDouble(ChatMembershipServiceServicer):
 
     async def GetMembership(self, request, context):  # noqa: N802
         await self._begin("GetMembership", context)
-        key = Key(request.room_id, request.account_id)
+        key = MemberKey(request.room_id, request.account_id)
         membership = self._instead.get(key) or self._memberships.get(key)
         if membership is None:
             await context.abort(grpc.StatusCode.NOT_FOUND)
@@ -157,7 +158,7 @@ class ChatServiceDouble(ChatMembershipServiceServicer):
     async def BatchGetMemberships(self, request, context):  # noqa: N802
         self.batch_sizes.append(len(request.keys))
         await self._begin("BatchGetMemberships", context)
-        keys = [Key(key.room_id, key.account_id) for key in request.keys]
+        keys = [MemberKey(key.room_id, key.account_id) for key in request.keys]
         found = [self._instead.get(key) or self._memberships.get(key) for key in keys]
         return pb.BatchGetMembershipsResponse(memberships=[one for one in found if one is not None])
 

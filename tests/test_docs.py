@@ -7,7 +7,7 @@ import re
 from sidecar import errors
 from sidecar.auth.credentials import Source
 from sidecar.config import Settings
-from sidecar.errors import RefusalCode
+from sidecar.errors import ComeBack, RefusalCode
 from sidecar.signaling.envelope import Dialect
 from sidecar.signaling.packets import PacketErrorCode
 from sidecar.transport.conduct import FLOOD_MESSAGES, MALFORMED_ALLOWED
@@ -16,6 +16,8 @@ from tests.harness import ROOT
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 ROW = re.compile(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`|(required)|) *\|", re.MULTILINE)
+PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("**/*.md")))
+PATH = re.compile(r"(?<![\w./-])(?:\w[\w.-]*/)+[\w-]+\.(?:py|js|c|toml|yaml|json|sh|md|svg|png)\b")
 
 
 def test_every_setting_is_documented_with_its_default():
@@ -43,13 +45,23 @@ def test_every_refusal_and_packet_error_is_documented():
         assert f"`{code}`" in PROTOCOL, code
 
 
-def test_every_close_code_is_documented():
-    codes = {value.code for value in vars(errors).values() if isinstance(value, errors.Disconnect)}
+def test_every_close_code_is_documented_with_what_to_do_then():
     table = PROTOCOL[PROTOCOL.index("## Close codes") : PROTOCOL.index("## Dialects")]
-    documented = {
-        int(code) for line in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in line.split(",")
+    advice = {
+        int(code): told
+        for codes, told in re.findall(r"^\| ([\d, ]+) \|.*\| *(.*?) *\|$", table, re.MULTILINE)
+        for code in codes.split(",")
     }
-    assert documented == codes | {1000}
+    ours = [value for value in vars(errors).values() if isinstance(value, errors.Disconnect)]
+    assert advice.keys() == {1000, 1002, 1009} | {disconnect.code for disconnect in ours}
+    begins = {
+        ComeBack.NO: "no",
+        ComeBack.AFTER_FIXING: "after fixing it",
+        ComeBack.WITH_BACKOFF: "yes",
+        ComeBack.WITH_NEW_TOKEN: "with a new token",
+    }
+    for disconnect in ours:
+        assert advice[disconnect.code].startswith(begins[disconnect.come_back]), disconnect
 
 
 def test_every_close_reason_fits_its_frame():
@@ -66,13 +78,27 @@ def test_dialects_places_and_figures_are_documented():
     assert f"{FLOOD_MESSAGES} more without a pause" in PROTOCOL
 
 
-def test_the_readme_names_only_what_exists():
-    readme = (ROOT / "README.md").read_text()
-    for link in re.findall(r"\]\((?!http)([^)#]+)", readme):
-        assert (ROOT / link).exists(), link
+def test_only_files_and_targets_that_exist_are_named():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`make (\w+)`", readme):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for page in (*PAGES, ROOT / "pyproject.toml"):
+        text = page.read_text()
+        for path in PATH.findall(text):
+            assert any((folder / path).exists() for folder in (ROOT, ROOT / "sidecar", page.parent)), (
+                page,
+                path,
+            )
+        for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+            assert (page.parent / link).exists(), (page, link)
+        for target in re.findall(r"`make ([\w-]+)", text):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), (page, target)
+
+
+def test_every_module_has_its_place_in_the_architecture():
+    architecture = (ROOT / "docs" / "architecture.md").read_text()
+    source = ROOT / "sidecar"
+    for module in source.rglob("[a-z]*.py"):
+        if module.relative_to(source).parts[0] not in {"_proto", "dev"}:
+            assert f"`{module.name}`" in architecture or f"/{module.name}`" in architecture, module
 
 
 def test_no_file_names_another_index_than_the_public_default():

@@ -1,4 +1,4 @@
-"""What `transport/takeover.py` rests on in Sanic: fails loudly when a release changes it."""
+"""What takeover.py, edge/listener.py and edge/lobby.py rest on in Sanic: fails loudly when a release changes it."""
 
 from __future__ import annotations
 

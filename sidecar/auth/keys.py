@@ -16,8 +16,6 @@ from sidecar.auth import keyset
 from sidecar.auth.keyset import BadKeys, PreparedKey
 from sidecar.auth.sources import FileSource, Source, Unreachable, UrlSource
 
-__all__ = ["REFRESH_RESULTS", "BadKeys", "KeyRing", "PreparedKey", "RefreshResult"]
-
 _READ_DEADLINE_SECONDS = 5.0
 _START_DEADLINE_SECONDS = 3.0
 _FILE_POLL_SECONDS = 2.0

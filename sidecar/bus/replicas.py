@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -52,10 +52,6 @@ class Replicas:
         self._clock = clock
         self._known: dict[str, _Replica] = {}
         self._judged_at = clock()
-
-    def alive(self) -> Iterator[str]:
-        """The others that count as alive."""
-        return (origin for origin, replica in self._known.items() if not replica.lost)
 
     def is_lost(self, origin: str) -> bool:
         replica = self._known.get(origin)

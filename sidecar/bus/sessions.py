@@ -22,7 +22,7 @@ log = structlog.stdlib.get_logger(__name__)
 LATELY_SECONDS = 24 * 3600
 """What ended this long before the start is read first, at once: it covers every token that expires within it."""
 EARLIER_BITS_PER_SECOND = 16_000_000
-"""What ended before that matters to tokens without `exp` alone, and is read beside the work: some 6,000 a second."""
+"""What ended before that matters to tokens without `exp` alone, and is read beside the work."""
 HELD = 1_000_000
 """Sessions remembered at least, if so many ended: some 13 MB. Beyond twice as many the longest ended are forgotten."""
 TELL_SECONDS = 0.25

@@ -12,7 +12,7 @@ Heard = Mapping[str, tuple[int, int]]
 
 
 class View:
-    """What is known here of one other replica's side of a room."""
+    """One other replica's side of a room, as far as it was heard."""
 
     __slots__ = ("_parts", "asked_at", "end", "epoch", "held", "here", "hidden", "seq", "unsaid")
 

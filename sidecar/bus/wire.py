@@ -7,12 +7,11 @@ JSON in UTF-8, a sender is rebuilt from parts, ids are canonical GUIDs. docs/sca
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from sidecar.guid import canonical_guid
 from sidecar.signaling.envelope import Envelope, Identity
+from sidecar.signaling.packets import TYPE, USUAL_TYPES
 from sidecar.signaling.room import Presence
 
 VERSION = 1
@@ -20,8 +19,6 @@ MAX_ORIGIN_CHARACTERS = 64
 
 _AFTER_YEAR_9999 = 253_402_300_800
 _VERSION_BYTE = bytes((VERSION,))
-_USUAL_TYPES = frozenset({"offer", "answer", "ice-candidate"})
-_TYPE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 class Unreadable(Exception):
@@ -173,7 +170,7 @@ def decode(payload: bytes) -> Message:
 
 def _check_signal(said: Said) -> None:
     """What a receiver's packet is made of must be what this replica itself would have let through."""
-    if said.type not in _USUAL_TYPES and not _TYPE.fullmatch(said.type):
+    if said.type not in USUAL_TYPES and not TYPE.fullmatch(said.type):
         raise Unreadable("malformed")
     for guid in (said.to, said.to_connection):
         if guid is not None and canonical_guid(guid) != guid:

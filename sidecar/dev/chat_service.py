@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 
@@ -23,20 +23,16 @@ from sidecar._proto.dyson.chat.v1.membership_pb2_grpc import (
 )
 from sidecar.dev import rooms
 from sidecar.dev.rooms import BadSample, Member, Person, Room, Sample
+from sidecar.membership.model import MemberKey
+from sidecar.membership.service import MAX_BATCH_KEYS
 
 FILE = Path(__file__).with_name("rooms.toml")
-MAX_BATCH_KEYS = 256
 _POLL_SECONDS = 0.5
 _KEPT_CHANGES = 1000
 _GRACE_SECONDS = 1.0
 _JOINED = datetime(2025, 1, 1, tzinfo=UTC)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class Key(NamedTuple):
-    room_id: str
-    account_id: str
 
 
 class ChangeLog:
@@ -49,7 +45,7 @@ class ChangeLog:
         self._more = asyncio.Event()
         self._closed = False
 
-    def append(self, key: Key, membership: pb.Membership | None) -> None:
+    def append(self, key: MemberKey, membership: pb.Membership | None) -> None:
         self._last += 1
         self._changes.append(
             pb.MembershipEvent(
@@ -134,7 +130,7 @@ class SampleChatService(ChatMembershipServiceServicer):
     async def GetMembership(  # noqa: N802 - the protocol's name
         self, request: pb.GetMembershipRequest, context: Context
     ) -> pb.GetMembershipResponse:
-        membership = self._memberships.get(Key(request.room_id, request.account_id))
+        membership = self._memberships.get(MemberKey(request.room_id, request.account_id))
         if membership is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such membership")
         return pb.GetMembershipResponse(membership=membership)
@@ -144,7 +140,7 @@ class SampleChatService(ChatMembershipServiceServicer):
     ) -> pb.BatchGetMembershipsResponse:
         if len(request.keys) > MAX_BATCH_KEYS:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"at most {MAX_BATCH_KEYS} keys")
-        found = (self._memberships.get(Key(key.room_id, key.account_id)) for key in request.keys)
+        found = (self._memberships.get(MemberKey(key.room_id, key.account_id)) for key in request.keys)
         return pb.BatchGetMembershipsResponse(memberships=[one for one in found if one is not None])
 
     async def WatchMemberships(  # noqa: N802
@@ -187,9 +183,11 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _memberships(sample: Sample) -> dict[Key, pb.Membership]:
+def _memberships(sample: Sample) -> dict[MemberKey, pb.Membership]:
     return {
-        Key(str(room.id), str(sample.people[name].id)): _membership(room, name, sample.people[name], member)
+        MemberKey(str(room.id), str(sample.people[name].id)): _membership(
+            room, name, sample.people[name], member
+        )
         for room in sample.rooms.values()
         for name, member in room.members.items()
     }

@@ -32,10 +32,7 @@ def run(directory: Path, issuer: Issuer, environ: Mapping[str, str] = os.environ
             shutil.copyfile(SAMPLE_FILE, rooms_file)
         chat_service = SampleChatService(file=rooms_file)
         uvloop.run(_serve(issuer, chat_service, rooms_file, environ))
-    except config.BadSettings as bad:
-        print(bad, file=sys.stderr)
-        return BAD_SETTINGS
-    except (BadSample, OSError) as problem:
+    except (config.BadSettings, BadSample, OSError) as problem:
         print(problem, file=sys.stderr)
         return BAD_SETTINGS
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -11,13 +10,13 @@ from time import perf_counter, time
 from typing import Protocol
 from urllib.parse import unquote_plus
 
-import msgspec
 from sanic import HTTPResponse, Request
 from structlog.stdlib import BoundLogger
 
 from sidecar.auth.credentials import Credential, Source, find_credential, offers_bearer
 from sidecar.auth.verifier import Principal, Verifier
 from sidecar.edge.address import Client, Proxies, origin_allowed
+from sidecar.edge.answers import NO_TOKEN, Answers
 from sidecar.edge.limits import HandshakeLimits
 from sidecar.edge.upgrade import switching_protocols, upgrade_problem
 from sidecar.errors import Refusal, RefusalCode
@@ -31,12 +30,9 @@ from sidecar.signaling.hub import Hub
 from sidecar.transport.connections import Connections
 from sidecar.transport.takeover import take_over
 
-ALLOWED_METHODS = "GET, OPTIONS"
 TOKEN_COOKIE = "AuthToken"
 FULL_RETRY_SECONDS = 5
-REALM = "sphere"
 
-_NO_TOKEN = "no token: send Authorization, ?tk=, the subprotocol bearer or the cookie AuthToken"
 _FAILURES = frozenset({401, 403})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _DIALECTS = {dialect.value: dialect for dialect in Dialect}
@@ -108,6 +104,7 @@ class Handshake:
     ) -> None:
         self._proxies = proxies
         self._allowed_origins = allowed_origins
+        self._answers = Answers(allowed_origins=allowed_origins)
         self._default_dialect = default_dialect
         self._max_connections = max_connections
         self._limits = limits
@@ -139,7 +136,7 @@ class Handshake:
                     )
                 return None
             visitor.status, visitor.outcome = 204, "preflight"
-            return HTTPResponse(status=204, headers=self._preflight_headers(request))
+            return self._answers.preflight(request)
         except Refusal as refusal:
             return self._refuse(request, visitor, refusal, begun)
         except Exception as error:  # noqa: BLE001 - a bug of ours: this request fails, no other
@@ -322,42 +319,11 @@ class Handshake:
             address=visitor.client.address,
             seconds=round(seconds, 6),
         )
-        body = {"code": refusal.code.value, "message": refusal.message, "status": status}
-        if refusal.detail is not None:
-            body["detail"] = refusal.detail
-        body["traceId"] = visitor.trace.trace_id
-        return HTTPResponse(
-            msgspec.json.encode(body),
-            status=status,
-            content_type="application/json",
-            headers=self._cors_headers(request) | _status_headers(request, refusal, status),
-        )
+        return self._answers.refused(request, refusal, status=status, trace_id=visitor.trace.trace_id)
 
     def _fail(self, request: Request, visitor: _Visitor, error: Exception, begun: float) -> HTTPResponse:
         self._log.error("handshake failed", trace_id=visitor.trace.trace_id, exc_info=error)
         return self._refuse(request, visitor, Refusal(RefusalCode.INTERNAL_ERROR, "internal error"), begun)
-
-    def _cors_headers(self, request: Request) -> dict[str, str]:
-        """Browsers hide a handshake's status from scripts, so a plain GET is their probe: let them read its answer."""
-        origin = request.headers.get("origin")
-        if not self._allowed_origins:
-            return {}
-        if origin is None or not origin_allowed(origin, self._allowed_origins):
-            return {"vary": "Origin"}
-        return {
-            "vary": "Origin",
-            "access-control-allow-origin": origin,
-            "access-control-allow-credentials": "true",
-            "access-control-expose-headers": "Retry-After, WWW-Authenticate",
-        }
-
-    def _preflight_headers(self, request: Request) -> dict[str, str]:
-        headers = self._cors_headers(request)
-        if "access-control-allow-origin" in headers:
-            headers["access-control-allow-methods"] = "GET"
-            headers["access-control-allow-headers"] = "Authorization, traceparent"
-            headers["access-control-max-age"] = "600"
-        return headers | {"allow": ALLOWED_METHODS}
 
 
 def _end_trace(visitor: _Visitor) -> None:
@@ -374,7 +340,7 @@ def _credential(request: Request) -> Credential:
         request.headers, _argument(request, "tk"), _cookie(request.headers.getall("cookie", []), TOKEN_COOKIE)
     )
     if credential is None:
-        raise Refusal(RefusalCode.UNAUTHORIZED, _NO_TOKEN)
+        raise Refusal(RefusalCode.UNAUTHORIZED, NO_TOKEN)
     return credential
 
 
@@ -418,23 +384,3 @@ def _not_found() -> Refusal:
 
 def _method_not_allowed() -> Refusal:
     return Refusal(RefusalCode.METHOD_NOT_ALLOWED, "only GET is served here")
-
-
-def _status_headers(request: Request, refusal: Refusal, status: int) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    if status == 401:  # noqa: PLR2004
-        headers["www-authenticate"] = f'Bearer realm="{REALM}"'
-        if refusal.message != _NO_TOKEN:  # RFC 6750 section 3.1: an error code only where a token was sent
-            description = refusal.message.replace('"', "'")
-            headers["www-authenticate"] += f', error="invalid_token", error_description="{description}"'
-    if status == 405:  # noqa: PLR2004
-        headers["allow"] = ALLOWED_METHODS
-    if status in {429, 503}:
-        headers["retry-after"] = str(max(1, math.ceil(refusal.retry_after_seconds or 0)))
-    if (
-        refusal.code is RefusalCode.WEBSOCKET_EXPECTED
-        and request.headers.get("upgrade")
-        and request.headers.getall("sec-websocket-version", []) != ["13"]
-    ):
-        headers["sec-websocket-version"] = "13"
-    return headers

@@ -31,7 +31,8 @@ def raise_open_file_limit() -> int:
 def places(*, open_files: int, max_connections: int) -> tuple[int, int]:
     """How many sockets there may be, upgraded or not, and how many more in the kernel to be accepted.
 
-    All of them fit into the open files; without a limit on connections (0) nothing but that counts.
+    All of them fit into the open files as long as `max_connections` leaves some; without a limit on connections (0) the
+    open files alone count.
     """
     spare = open_files - FILES_OF_OUR_OWN - max_connections
     backlog = min(BACKLOG, max(BACKLOG_AT_LEAST, spare // 2))

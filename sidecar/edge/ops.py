@@ -17,6 +17,7 @@ from sidecar.observe.logs import LEVELS
 READ = ("GET", "HEAD")
 _ISTIO_INBOUND = ip_address("127.0.0.6")
 """From here Istio's proxy hands on what came from outside: loopback, and yet not this machine."""
+_ONLY_FROM_HERE = "only from loopback, not through a proxy or a browser\n"
 
 
 def ops_app(
@@ -69,14 +70,14 @@ def _add_controls(
     @app.post("/drain")
     async def drain(request: Request) -> HTTPResponse:
         if not _from_this_machine(request):
-            return text("only from loopback, not through a proxy or a browser\n", status=403)
+            return text(_ONLY_FROM_HERE, status=403)
         begin_drain()
         return text("draining\n", status=202)
 
     @app.post("/log-level")
     async def log_level(request: Request) -> HTTPResponse:
         if not _from_this_machine(request):
-            return text("only from loopback, not through a proxy or a browser\n", status=403)
+            return text(_ONLY_FROM_HERE, status=403)
         level = request.body.decode(errors="replace").strip().lower()
         if level not in LEVELS:
             return text(f"expected a body of one word: {', '.join(LEVELS)}\n", status=400)

@@ -31,8 +31,9 @@ class Receiver(Protocol):
 
 Said = tuple[Envelope, Sequence[Receiver] | None]
 """A signal, and who it is for; None: everyone but the connection it came from."""
-Share = tuple[Sequence[Receiver], bytes, int]
-"""Receivers who get the same, the frames, and how many those are."""
+Share = tuple[Sequence[Receiver], Sequence[bytes]]
+"""Receivers who get the same, and the frames: joined when written, one share after the other, because where many speak
+at once those of all together are more than a processor's cache holds."""
 Delivery = tuple[Sequence[Share], int, int]
 """The shares, and what they come to in relayed signals: deliveries and payload bytes. Presence is not counted."""
 
@@ -55,7 +56,7 @@ def put_together(
     if origin is not None:
         receivers.remove(origin)
     deliveries = len(receivers) if envelope.received_at else 0
-    return ((receivers, frame, 1),), deliveries, deliveries * payload_size(frame)
+    return ((receivers, (frame,)),), deliveries, deliveries * payload_size(frame)
 
 
 def for_one(receiver: Receiver, said: Iterable[Said]) -> list[bytes]:
@@ -74,7 +75,7 @@ def _directed(envelope: Envelope, targets: Sequence[Receiver], members: Mapping[
     for receiver in targets:
         if receiver.connection_id in members:
             frame = envelope.frame(receiver.dialect)
-            shares.append(((receiver,), frame, 1))
+            shares.append(((receiver,), (frame,)))
             size += payload_size(frame)
     return shares, len(shares), size
 
@@ -138,11 +139,11 @@ def _shares(
             receivers = [
                 member for member in members.values() if member.dialect is dialect and member not in apart
             ]
-            shares.append((receivers, b"".join(frames), len(frames)))
+            shares.append((receivers, frames))
     for member in apart:
         own = _up_to_date(apart, member, to_all)
         if own:
-            shares.append(((member,), b"".join(own), len(own)))
+            shares.append(((member,), own))
     return shares
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from sidecar.errors import Refusal, RefusalCode
@@ -143,8 +143,3 @@ class Hub:
         if room is None:
             return []
         return [presence for presence in room.accounts.get(account_id, ()) if isinstance(presence, Member)]
-
-    def connections(self) -> Iterable[Member]:
-        """Every member on this replica."""
-        for room in self.rooms.values():
-            yield from room.members.values()

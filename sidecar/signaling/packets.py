@@ -16,13 +16,14 @@ from sidecar.guid import canonical_guid
 
 MAX_DEPTH = 64
 NO_DATA = msgspec.Raw(b"")
+USUAL_TYPES = frozenset({"offer", "answer", "ice-candidate"})
+TYPE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+"""What the type of a signal looks like."""
 
 _ENVELOPES = frozenset({"webrtc.signal", "signaling"})
 _OF_THE_SERVER = frozenset({"user-joined", "user-left", "connection-joined", "connection-left"})
 _RESERVED = frozenset({"senderaccountid", "senderconnectionid", "senderinfo", "accountid", "account"})
 _OUTSIDE_DATA = frozenset({"type", "to", "toConnection"})
-_USUAL_TYPES = frozenset({"offer", "answer", "ice-candidate"})
-_TYPE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 # An unterminated string matches to the end, or hostile quotes would cost quadratic time.
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -110,7 +111,7 @@ def decode(payload: bytes) -> Packet:
         outer = _message.decode(payload)
     except msgspec.DecodeError as error:
         raise _undecodable(error) from None
-    if outer.type in _USUAL_TYPES and outer.data and outer.to is None and outer.to_connection is None:
+    if outer.type in USUAL_TYPES and outer.data and outer.to is None and outer.to_connection is None:
         return Signal(outer.type, outer.data, None, None)
     if outer.type not in _ENVELOPES:
         return _packet(payload, outer)
@@ -141,9 +142,9 @@ def _undecodable(error: msgspec.DecodeError) -> PacketError:
 
 def _packet(payload: bytes | msgspec.Raw, message: _Message) -> Packet:
     kind = message.type
-    if kind in _USUAL_TYPES:
+    if kind in USUAL_TYPES:
         return _signal(payload, message)
-    if not _TYPE.fullmatch(kind):
+    if not TYPE.fullmatch(kind):
         raise PacketError(
             PacketErrorCode.INVALID_MESSAGE, "type must be 1 to 64 characters of A-Z a-z 0-9 . _ : -"
         )

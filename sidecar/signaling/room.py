@@ -339,10 +339,12 @@ class Room:
             self._write_one_by_one()
             raise
         said, self._said = self._said, None
-        for receivers, frames, packets in shares:
+        for receivers, frames in shares:
+            packets = len(frames)
+            written = frames[0] if packets == 1 else b"".join(frames)
             for member in receivers:
                 try:
-                    member.outlet.write(frames, packets)
+                    member.outlet.write(written, packets)
                 except Exception as error:  # noqa: BLE001 - it ends this receiver and no other
                     member.outlet.fail(error)
         self.counters.delivered += deliveries

@@ -1,8 +1,8 @@
-"""How an upgraded connection leaves Sanic: the one place that touches Sanic's insides.
+"""How an upgraded connection leaves Sanic.
 
 Sanic serves the handshake; its per-message machinery (a task, futures and a lock per message, and most of a
-connection's memory) is left behind. What this rests on is held by tests/test_takeover.py and by
-the pinned minor version.
+connection's memory) is left behind. This, edge/listener.py and edge/lobby.py rest on Sanic's insides, which
+tests/test_takeover.py and the pinned minor version hold.
 """
 
 from __future__ import annotations

@@ -3,22 +3,19 @@ import json
 import os
 import ssl
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from auth_issuer import AUDIENCE, ISSUER, b64, eventually, jwk, jwks, live_claims, pem, private_key, sign
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jwks_server import serving
 from structlog.testing import capture_logs
 
-from sidecar.auth.keys import REFRESH_RESULTS, BadKeys, KeyRing, RefreshResult
+from sidecar.auth.keys import REFRESH_RESULTS, KeyRing, RefreshResult
+from sidecar.auth.keyset import BadKeys
 from sidecar.auth.sources import MAX_DOCUMENT_BYTES
 from sidecar.auth.verifier import Verifier
 from sidecar.errors import Refusal, RefusalCode
+from tests.authority import Authority
 
 FIRST, SECOND = private_key("first"), private_key("second")
 NEVER = 3600.0
@@ -260,37 +257,18 @@ async def test_an_answer_that_ends_with_the_connection_is_read():
             assert kids(ring) == {"second"}
 
 
-def self_signed(directory):
-    key = private_key(kind="P-256")
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(
-            name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1)
-        )
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = directory / "server.pem"
-    file.write_bytes(
-        certificate.public_bytes(Encoding.PEM)
-        + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
-    return file
-
-
 async def test_https_is_verified_against_the_systems_authorities(tmp_path, monkeypatch):
-    certificate = self_signed(tmp_path)
+    authority = Authority()
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(authority.pem)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(certificate)
+    tls.load_cert_chain(*authority.issue("localhost").write(tmp_path, "server"))
     async with serving(jwks(jwk(FIRST, "first")), tls=tls) as server:
         async with following(jwks_url=server.url) as stranger:
             assert stranger.results == [RefreshResult.UNREACHABLE]
             assert "TLS" in stranger.problems[0]
             assert server.requests == []
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        monkeypatch.setenv("SSL_CERT_FILE", str(ca))
         async with following(jwks_url=server.url) as ring:
             assert kids(ring) == {"first"}
 

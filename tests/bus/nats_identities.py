@@ -3,49 +3,23 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
-import ipaddress
 import json
 import os
 import time
 from pathlib import Path
 
 import nkeys
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.authority import Authority
 
 
 def certificates(directory: Path) -> tuple[Path, Path, Path]:
     """A CA's certificate, and a certificate and key of 127.0.0.1 signed by it."""
-    now = datetime.datetime.now(datetime.UTC)
-
-    def build(name: str, issuer: str, public, signer, *, ca: bool) -> x509.Certificate:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        )
-        if not ca:
-            address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-            builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        return builder.sign(signer, hashes.SHA256())
-
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    files = directory / "ca.pem", directory / "cert.pem", directory / "key.pem"
-    pem = serialization.Encoding.PEM
-    files[0].write_bytes(build("ca", "ca", ca_key.public_key(), ca_key, ca=True).public_bytes(pem))
-    files[1].write_bytes(build("nats", "ca", key.public_key(), ca_key, ca=False).public_bytes(pem))
-    files[2].write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return files
+    authority = Authority("ca")
+    ca = directory / "ca.pem"
+    ca.write_bytes(authority.pem)
+    return ca, *authority.issue("nats").write(directory, "nats")
 
 
 class Identity:

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import socket
-import threading
 import time
-from pathlib import Path
 
-import pytest
-
+from tests.cable import laid_cable
 from tests.fire.raw import PING, PONG, Peer, begin, dial, frame
 from tests.harness import guid, until
 
@@ -106,53 +101,16 @@ async def test_without_a_pong_timeout_pings_are_sent_and_silence_is_borne(start,
         assert await peer.packet() == {"type": "pong"}
 
 
-async def _run(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(*command)
-    assert await process.wait() == 0, command
-
-
-@pytest.fixture
-async def cable():
-    """This end's address, the network namespace at the far end, and how to pull the cable between them."""
-    name = f"fire{guid()[:6]}"
-    octet = int(guid()[:2], 16)
-    here, there = f"10.231.{octet}.1", f"10.231.{octet}.2"
-    await _run("ip", "netns", "add", name)
-    try:
-        await _run("ip", "link", "add", name, "type", "veth", "peer", "name", "far", "netns", name)
-        await _run("ip", "addr", "add", f"{here}/30", "dev", name)
-        await _run("ip", "link", "set", name, "up")
-        await _run("ip", "-n", name, "addr", "add", f"{there}/30", "dev", "far")
-        await _run("ip", "-n", name, "link", "set", "far", "up")
-        yield here, name, lambda: _run("ip", "-n", name, "link", "set", "far", "down")
-    finally:
-        await _run("ip", "netns", "del", name)
-
-
-def _dial_within(namespace: str, address: str, port: int) -> socket.socket:
-    """A connection that begins in another network namespace: a socket stays where it was made."""
-    made: list[socket.socket] = []
-
-    def dial() -> None:
-        with Path(f"/var/run/netns/{namespace}").open() as file:
-            assert ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0) == 0
-        made.append(socket.create_connection((address, port), timeout=10))
-
-    thread = threading.Thread(target=dial)  # one of its own: it never comes back to this namespace
-    thread.start()
-    thread.join()
-    made[0].setblocking(False)
-    return made[0]
-
-
-async def test_a_pulled_cable_is_noticed_though_nothing_is_reset(start, chat, issuer, cable):
-    here, namespace, pull = cable
+async def test_a_pulled_cable_is_noticed_though_nothing_is_reset(start, chat, issuer):
     room, alice, bob = guid(), guid(), guid()
     chat.allow(room, alice)
     chat.allow(room, bob)
-    async with start(host="0.0.0.0", heartbeat_seconds=1, pong_timeout_seconds=1) as sidecar:
+    async with (
+        laid_cable() as cable,
+        start(host="0.0.0.0", heartbeat_seconds=1, pong_timeout_seconds=1) as sidecar,
+    ):
         near = await sidecar.connect(room, issuer.token(alice))
-        sock = await asyncio.to_thread(_dial_within, namespace, here, sidecar.port)
+        sock = await cable.dial(sidecar.port)
         reader, writer = await asyncio.open_connection(sock=sock)
         far = await begin(Peer(reader, writer), room, issuer.token(bob))
         await near.receive_signal("user-joined")
@@ -161,7 +119,7 @@ async def test_a_pulled_cable_is_noticed_though_nothing_is_reset(start, chat, is
                 pass
             far.send(frame(PONG))
         pulled = time.monotonic()
-        await pull()
+        await cable.pull()
         left = await near.receive_signal("user-left")  # the kernel alone would wait for many minutes
         print(f"noticed {time.monotonic() - pulled:.1f} s after the cable was pulled")
         assert left["senderAccountId"] == bob

@@ -19,7 +19,6 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "sphere-sidecar"
-EXAMPLE = ROOT / "helm" / "examples" / "gateway"
 HERE = Path(__file__).parent
 RELEASE, NAMESPACE = "calls", "dyson"
 

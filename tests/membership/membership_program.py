@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sidecar.errors import Refusal
-from sidecar.membership.chat_service import KEEPALIVE_SECONDS, ChatService, TlsFiles, TraceCall, untraced
+from sidecar.membership.channel import KEEPALIVE_SECONDS, TlsFiles
+from sidecar.membership.chat_service import ChatService, TraceCall, untraced
 from sidecar.membership.directory import Directory
 from sidecar.membership.model import MemberKey, Membership, MembershipChange
 

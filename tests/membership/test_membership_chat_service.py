@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import grpc
 import pytest
+from cryptography import x509
 
 from sidecar._proto.dyson.chat.v1 import membership_pb2 as pb
 from sidecar.membership.model import MemberKey
@@ -18,9 +19,9 @@ from sidecar.membership.service import (
     WatchStarted,
     WatchUnimplemented,
 )
+from tests.authority import Authority
 from tests.chat_service import ChatServiceDouble
 from tests.membership import membership_certificates as certificates
-from tests.membership.membership_certificates import Authority
 from tests.membership.membership_program import Program, new_key, until
 
 
@@ -205,7 +206,11 @@ class TestTls:
         key = new_key()
         chat = ChatServiceDouble()
         chat.allow(*key)
-        await chat.start(credentials=ours.server_credentials(ours.issue("nobody.test")))
+        await chat.start(
+            credentials=certificates.server_credentials(
+                ours, ours.issue("nobody.test", x509.DNSName("nobody.test"))
+            )
+        )
         try:
             for ca, server_name, works in (
                 (ours.pem, "nobody.test", True),
@@ -230,7 +235,9 @@ class TestTls:
         key = new_key()
         chat = ChatServiceDouble()
         chat.allow(*key)
-        await chat.start(credentials=authority.server_credentials(authority.issue("chat"), mutual=True))
+        await chat.start(
+            credentials=certificates.server_credentials(authority, authority.issue("chat"), mutual=True)
+        )
         try:
             with_pair = certificates.write(tmp_path, ca=authority.pem, pair=authority.issue("sidecar"))
             async with client(chat.target, tls=with_pair) as program:
@@ -243,7 +250,7 @@ class TestTls:
     async def test_certificates_rotate_under_load_without_a_failed_call(self, tmp_path):
         """Client, server and authority change at once; connections that are open live on."""
         old, new = Authority(), Authority()
-        shown = [old.server_configuration(old.issue("chat"))]  # to new connections
+        shown = [certificates.server_configuration(old, old.issue("chat"))]  # to new connections
         key = new_key()
         chat = ChatServiceDouble()
         chat.allow(*key)
@@ -255,7 +262,7 @@ class TestTls:
         tls = certificates.write(tmp_path, ca=old.pem, pair=old.issue("sidecar"))
         async with client(chat.target, tls=tls) as program:
             assert await program.service.get(key)
-            used = program.service._channel
+            used = program.service._channel._current
             events = program.service.watch("")
             assert await anext(events) == WatchStarted()
             done = asyncio.Event()
@@ -265,9 +272,9 @@ class TestTls:
                     assert await program.service.get(key)
 
             load = [asyncio.create_task(keep_asking()) for _ in range(4)]
-            shown.append(new.server_configuration(new.issue("chat")))
+            shown.append(certificates.server_configuration(new, new.issue("chat")))
             certificates.write(tmp_path, ca=new.pem, pair=new.issue("sidecar"))
-            await until(lambda: program.service._channel is not used)
+            await until(lambda: program.service._channel._current is not used)
             asked = chat.calls["GetMembership"]
             await until(lambda: chat.calls["GetMembership"] > asked + 100)
             assert [event async for event in events if not isinstance(event, CursorMoved)] == []
@@ -281,21 +288,24 @@ class TestTls:
         key = new_key()
         chat = ChatServiceDouble()
         chat.allow(*key)
-        await chat.start(credentials=authority.server_credentials(authority.issue("chat"), mutual=True))
+        await chat.start(
+            credentials=certificates.server_credentials(authority, authority.issue("chat"), mutual=True)
+        )
         tls = certificates.write(tmp_path, ca=authority.pem, pair=authority.issue("sidecar"))
         async with client(chat.target, tls=tls) as program:
             assert await program.service.get(key)
-            used = program.service._channel
+            used = program.service._channel._current
             certificates.write(tmp_path, ca=b"not a certificate", pair=authority.issue("sidecar"))
             opened = []
-            program.service._open = _recording(program.service._open, opened)
+            channel = program.service._channel
+            channel._open = _recording(channel._open, opened)
             await until(lambda: opened)
             assert await program.service.get(key)
             (tmp_path / "ca.pem").unlink()
-            assert program.service._channel is used
+            assert program.service._channel._current is used
             assert await program.service.get(key)
             certificates.write(tmp_path, ca=authority.pem, pair=authority.issue("sidecar"))
-            await until(lambda: program.service._channel is not used)
+            await until(lambda: program.service._channel._current is not used)
             assert await program.service.get(key)
         await chat.stop()
 

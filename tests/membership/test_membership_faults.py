@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import socket
-import sys
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from sidecar.errors import Refusal, RefusalCode
 from sidecar.membership.breaker import FAILURES_TO_OPEN, OPEN_SECONDS
 from sidecar.membership.model import Ended, MemberKey
+from tests.chat_process import ChatProcess
 from tests.membership.membership_program import Program, new_key, running, until
 from tests.membership.membership_wire import Wire
-
-SERVER = Path(__file__).with_name("membership_server.py")
-
-
-class ServerProcess:
-    def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.process: asyncio.subprocess.Process | None = None
-
-    async def start(self, *members: MemberKey) -> None:
-        ids = [one for key in members for one in key]
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, SERVER, f"127.0.0.1:{self.port}", *ids, stdout=asyncio.subprocess.PIPE
-        )
-        async with asyncio.timeout(60):
-            assert await self.process.stdout.readline() == b"listening\n"
-
-    async def kill(self) -> None:
-        self.process.kill()
-        await self.process.wait()
-
-    def freeze(self) -> None:
-        os.kill(self.process.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        os.kill(self.process.pid, signal.SIGCONT)
 
 
 @pytest.fixture
 async def server():
-    server = ServerProcess()
+    server = ChatProcess()
     yield server
-    if server.process is not None and server.process.returncode is None:
-        await server.kill()
+    await server.kill()
 
 
 async def admitted(program: Program, key: MemberKey, *, seconds: float = 30) -> None:
@@ -70,28 +37,28 @@ async def admitted(program: Program, key: MemberKey, *, seconds: float = 30) -> 
 
 async def test_a_killed_service_is_refused_fast_and_found_again_when_it_restarts(server):
     key, other = new_key(), new_key()
-    await server.start(key)
-    async with running(f"127.0.0.1:{server.port}", cache_seconds=0) as program:
+    await server.start([key])
+    async with running(server.target, cache_seconds=0) as program:
         await program.join(key)
         await server.kill()
         for _ in range(FAILURES_TO_OPEN + 3):
             assert (await program.refusal(other)).code is RefusalCode.MEMBERSHIP_UNAVAILABLE
         assert program.directory.breaker_open
         assert not program.told
-        await server.start(key, other)
+        await server.start([key, other])
         await admitted(program, other)
         assert not program.directory.breaker_open
 
 
 async def test_members_removed_while_the_service_was_down_are_closed_when_it_is_back(server):
     kicked, kept = new_key(), new_key()
-    await server.start(kicked, kept)
-    async with running(f"127.0.0.1:{server.port}", recheck_seconds=0.2) as program:
+    await server.start([kicked, kept])
+    async with running(server.target, recheck_seconds=0.2) as program:
         await program.join(kicked)
         await program.join(kept)
         await server.kill()
         await until(lambda: program.directory.stale)
-        await server.start(kept)
+        await server.start([kept])
         program.clock.now += OPEN_SECONDS
         await until(lambda: (program.told, setattr(program.clock, "now", program.clock.now + 0.01))[0])
         assert set(program.told) == {(kicked, Ended())}
@@ -99,8 +66,8 @@ async def test_members_removed_while_the_service_was_down_are_closed_when_it_is_
 
 async def test_a_frozen_service_costs_a_deadline_until_the_breaker_opens(server):
     key = new_key()
-    await server.start(key)
-    async with running(f"127.0.0.1:{server.port}", timeout_seconds=0.3) as program:
+    await server.start([key])
+    async with running(server.target, timeout_seconds=0.3) as program:
         await program.directory.admit(key)
         server.freeze()
         refusals = await asyncio.gather(*(program.refusal(new_key()) for _ in range(FAILURES_TO_OPEN)))
@@ -119,7 +86,7 @@ async def test_a_frozen_service_costs_a_deadline_until_the_breaker_opens(server)
 async def test_a_connection_on_which_nothing_is_answered_any_more_is_replaced(server):
     """The relay acknowledges every byte, so TCP has nothing to complain of; pings come too seldom."""
     key = new_key()
-    await server.start(key)
+    await server.start([key])
     async with (
         Wire(server.port).laid() as wire,
         running(wire.target, timeout_seconds=0.3, cache_seconds=0) as program,
@@ -134,7 +101,7 @@ async def test_a_connection_on_which_nothing_is_answered_any_more_is_replaced(se
 
 async def test_a_pong_that_does_not_come_ends_the_connection(server):
     key = new_key()
-    await server.start(key)
+    await server.start([key])
     async with (
         Wire(server.port).laid() as wire,
         running(wire.target, timeout_seconds=30, keepalive_seconds=0.5, cache_seconds=0) as program,

@@ -15,7 +15,8 @@ from sidecar._proto.dyson.chat.v1.membership_pb2_grpc import (
     ChatMembershipServiceServicer,
     add_ChatMembershipServiceServicer_to_server,
 )
-from sidecar.membership.chat_service import KEEPALIVE_SECONDS, ChatService
+from sidecar.membership.channel import KEEPALIVE_SECONDS
+from sidecar.membership.chat_service import ChatService
 from sidecar.membership.service import Unavailable, WatchEvent, WatchStarted
 from tests.chat_service import ChatServiceDouble
 from tests.membership.membership_program import Program, new_key, until
@@ -80,7 +81,8 @@ async def of_a_loop(options: Options) -> AsyncIterator[int]:
 async def pinging(target: str, *, seconds: float) -> AsyncIterator[ChatService]:
     """The client with a ping each `seconds`, as long as a call is open."""
     program = Program(target, keepalive_seconds=seconds)
-    program.service._options = (*program.service._options, UNTHROTTLED)
+    channel = program.service._channel
+    channel._options = (*channel._options, UNTHROTTLED)
     await program.service.start()
     try:
         yield program.service
@@ -119,8 +121,8 @@ async def test_a_server_that_allows_more_than_we_send_keeps_an_idle_stream_open(
 
 
 def test_we_ping_less_often_than_servers_allow_by_default():
-    service = Program("127.0.0.1:1").service
-    options = dict(service._options)
+    channel = Program("127.0.0.1:1").service._channel
+    options = dict(channel._options)
     assert options["grpc.keepalive_time_ms"] == KEEPALIVE_SECONDS * 1000
     assert KEEPALIVE_SECONDS > ALLOWED_BY_DEFAULT_SECONDS
     assert not options.get("grpc.keepalive_permit_without_calls"), (

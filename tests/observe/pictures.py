@@ -22,10 +22,10 @@ from websockets.exceptions import WebSocketException
 
 from observability import dashboard
 from sidecar.dev.issuer import Issuer
+from tests.authority import Authority
 from tests.chat_service import ChatServiceDouble
 from tests.client.desk import run_browser
 from tests.harness import ROOT, Sidecar, auth_settings, run_sidecar
-from tests.observe.certificates import self_signed
 from tests.observe.load import Load
 from tests.observe.prometheus import Prometheus, run_prometheus
 
@@ -39,11 +39,12 @@ PALETTE = ("#1f6feb", "#c2570c", "#1a7f37", "#8250df", "#bf3989", "#57606a", "#9
 async def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         issuer = Issuer(Path(directory))
-        certificate, key = self_signed()
+        authority = Authority(days=30)
+        pair = authority.issue("chat")
         ca = Path(directory) / "ca.pem"
-        ca.write_bytes(certificate)
+        ca.write_bytes(authority.pem)
         chat = ChatServiceDouble()
-        credentials = grpc.ssl_server_credentials([(key, certificate)])
+        credentials = grpc.ssl_server_credentials([(pair.key, pair.cert)])
         await chat.start("127.0.0.1:0", credentials=credentials)
         try:
             settings = auth_settings(issuer) | {

@@ -11,9 +11,9 @@ import grpc
 from websockets.exceptions import InvalidStatus
 
 from observability import dashboard
+from tests.authority import Authority
 from tests.chat_service import ChatServiceDouble
 from tests.harness import auth_settings, guid, run_sidecar, until
-from tests.observe.certificates import self_signed
 from tests.observe.load import Load
 from tests.observe.prometheus import run_prometheus
 
@@ -138,10 +138,11 @@ def queries() -> dict[str, str]:
 
 
 async def test_every_query_of_the_dashboard_returns_data_and_every_rule_evaluates(issuer, tmp_path):
-    certificate, key = self_signed()
-    (tmp_path / "ca.pem").write_bytes(certificate)
+    authority = Authority(days=30)
+    pair = authority.issue("chat")
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
     chat = ChatServiceDouble()
-    await chat.start("127.0.0.1:0", credentials=grpc.ssl_server_credentials([(key, certificate)]))
+    await chat.start("127.0.0.1:0", credentials=grpc.ssl_server_credentials([(pair.key, pair.cert)]))
     settings = auth_settings(issuer) | {
         "membership_target": chat.target,
         "membership_tls_ca_file": tmp_path / "ca.pem",

@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.observe.certificates import lives
 from sidecar.observe.tally import Tally, Timing
-from tests.observe.certificates import self_signed
+from tests.authority import Authority
 
 
 def test_a_quantile_is_the_bound_below_which_that_share_lies():
@@ -43,9 +43,9 @@ def test_a_counter_has_what_is_expected_at_zero_and_counts_the_rest_as_it_comes(
 
 
 def test_of_a_chain_the_certificate_that_ends_first_counts():
-    long, _ = self_signed(days=300)
-    short, _ = self_signed(days=3)
-    found = lives(chain=long + short, none=None, garbage=b"nonsense", key_only=self_signed()[1])
+    long, short = Authority(days=300).pem, Authority(days=3).pem
+    key = Authority().issue("somebody").key
+    found = lives(chain=long + short, none=None, garbage=b"nonsense", key_only=key)
     assert found.keys() == {"chain"}
     assert found["chain"].end - time.time() < 3.1 * 86400
     assert found["chain"].start < time.time()

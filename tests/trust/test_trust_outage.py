@@ -9,10 +9,10 @@ import grpc
 import pytest
 
 from sidecar.membership.breaker import FAILURES_TO_OPEN
+from tests.cable import laid_cable
+from tests.chat_process import ChatProcess, chat_process
 from tests.harness import Answer, Sidecar, guid, run_sidecar, until
 from tests.trust import trust_issuer as issuing
-from tests.trust.trust_cable import laid_cable
-from tests.trust.trust_chat_process import ChatProcess, chat_process
 from tests.trust.trust_issuer import NO_LIMITS, token
 from tests.trust.trust_peers import connect_all, count, kept, still_there, within
 
@@ -125,7 +125,7 @@ async def test_a_chat_service_beyond_a_pulled_cable_is_noticed_and_found_again_w
     world = World(tmp_path, 20)
     async with (
         laid_cable() as cable,
-        chat_process(world.members, target=f"{cable.far_address}:5001", within=cable.within) as chat,
+        chat_process(world.members, target=f"{cable.there}:5001", within=cable.within) as chat,
         run_sidecar(
             **world.settings | {"membership_timeout_ms": 1500}, membership_target=chat.target
         ) as sidecar,

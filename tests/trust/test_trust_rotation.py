@@ -10,10 +10,10 @@ import grpc
 
 from tests.auth.auth_issuer import live_claims, private_key, sign
 from tests.auth.jwks_server import serving
+from tests.authority import Authority
 from tests.chat_service import ChatServiceDouble
 from tests.harness import Client, Sidecar, guid, run_sidecar, until
 from tests.membership import membership_certificates as certificates
-from tests.membership.membership_certificates import Authority
 from tests.trust import trust_issuer as issuing
 from tests.trust.trust_issuer import NEW, NO_LIMITS, OLD, token
 from tests.trust.trust_peers import connect_all, count, disconnects, kept
@@ -203,7 +203,9 @@ async def test_a_client_certificate_that_rotates_fails_no_call_and_closes_nothin
     authority = Authority()
     chat = NamingChat()
     chat.delay_seconds = 0.1  # so that calls are always under way
-    await chat.start(credentials=authority.server_credentials(authority.issue("chat"), mutual=True))
+    await chat.start(
+        credentials=certificates.server_credentials(authority, authority.issue("chat"), mutual=True)
+    )
     try:
         files = certificates.write(tmp_path, ca=authority.pem, pair=authority.issue("first"))
         (tmp_path / "jwt.pem").write_bytes(issuing.PEM_OLD)

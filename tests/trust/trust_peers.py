@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
-from websockets.exceptions import ConnectionClosed
-
 from tests.harness import Client, Sidecar
 
 AT_ONCE = 8
@@ -63,6 +61,3 @@ def count(metrics: dict[str, float], name: str, **labels: str) -> float:
 
 async def disconnects(sidecar: Sidecar) -> float:
     return count(await sidecar.metrics(), "disconnects_total")
-
-
-__all__ = ["ConnectionClosed", "connect_all", "count", "disconnects", "kept", "still_there", "within"]

@@ -83,7 +83,7 @@
 {{- $problems = append $problems "route.hosts: required with a route" }}
 {{- end }}
 {{- $arrives := default $route.prefix $route.rewritePrefix }}
-{{- $served := default (list "/sphere" "/api") $v.settings.mount_prefixes }}
+{{- $served := include "sphere-sidecar.mountPrefixes" . | fromYamlArray }}
 {{- if not (has $arrives $served) }}
 {{- $problems = append $problems (printf "settings.mount_prefixes: %s: requests arrive under %s, which would answer 404" (join "," $served) $arrives) }}
 {{- end }}

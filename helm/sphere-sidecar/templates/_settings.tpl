@@ -9,6 +9,12 @@
 {{- end }}
 {{- end }}
 
+{{/* The prefixes the program serves under, as a YAML list, however the setting is written. */}}
+{{- define "sphere-sidecar.mountPrefixes" -}}
+{{- $text := include "sphere-sidecar.text" (default (list "/sphere" "/api") .Values.settings.mount_prefixes) }}
+{{- regexSplit "\\s*,\\s*" (trim $text) -1 | toYaml }}
+{{- end }}
+
 {{/* The settings as environment variables, sorted by name: the data of the ConfigMap. */}}
 {{- define "sphere-sidecar.settings" -}}
 {{- $values := .Values }}

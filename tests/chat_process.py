@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from tests.harness import ROOT
 
-PROGRAM = ROOT / "tests" / "membership" / "membership_server.py"
+PROGRAM = ROOT / "tests" / "chat_server.py"
 START_SECONDS = 60
 
 
@@ -23,6 +23,10 @@ class ChatProcess:
         self.target = target or _free_address()
         self._within = tuple(within)
         self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self.target.rpartition(":")[2])
 
     async def start(self, members: Iterable[tuple[str, str]]) -> None:
         """`members` are pairs of room and account."""

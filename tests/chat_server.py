@@ -1,6 +1,6 @@
-"""A membership server in a process of its own, for tests that kill it.
+"""The program of `chat_process.py`: a membership server for tests that kill it.
 
-`python membership_server.py HOST:PORT ROOM ACCOUNT ROOM ACCOUNT …`
+`python chat_server.py HOST:PORT ROOM ACCOUNT ROOM ACCOUNT …`
 
 Those accounts are members of those rooms. It prints a line when it listens.
 """
@@ -11,7 +11,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.chat_service import ChatServiceDouble
 
