@@ -422,3 +422,30 @@ async def test_a_request_id_follows_the_connection_to_its_end(world):
     client = await world.sidecar.connect(room, world.issuer.token(account), headers=headers)
     await client.close()
     await world.sidecar.logged("connection ended", account=account, request_id="req-42")
+
+
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        ['AuthToken="{}"'],
+        ["AuthToken=; other=x; AuthToken={}"],
+        ["other=x", "more=y;AuthToken = {} ; AuthToken=second"],
+        ["AuthTokens=x; XAuthToken=y; =z; AuthToken; AuthToken={}"],
+    ],
+)
+async def test_the_cookie_is_found_among_others(world, cookies):
+    room, account = guid(), guid()
+    world.chat.allow(room, account)
+    token = world.issuer.token(account)
+    lines = "".join(f"Cookie: {cookie.format(token)}\r\n" for cookie in cookies)
+    answer = await raw(world.sidecar, f"GET /api/chat/realtime/{room} HTTP/1.1\r\nHost: x\r\n{lines}\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_no_method_makes_a_room_of_what_is_no_guid(world):
+    for room, status in (("1", b"404"), (ROOM, b"405")):
+        for method in ("POST", "PROPFIND", "get"):
+            answer = await raw(
+                world.sidecar, f"{method} /api/chat/realtime/{room} HTTP/1.1\r\nHost: x\r\n\r\n"
+            )
+            assert answer[9:12] == status

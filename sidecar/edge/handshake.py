@@ -11,7 +11,6 @@ from typing import Protocol
 from urllib.parse import unquote_plus
 
 from sanic import HTTPResponse, Request
-from sanic.cookies.request import parse_cookie
 from structlog.stdlib import BoundLogger
 
 from sidecar.auth.credentials import Credential, Source, find_credential, offers_bearer
@@ -155,7 +154,9 @@ class Handshake:
             if status == 404:  # noqa: PLR2004
                 return self._refuse(request, visitor, _not_found(), begun)
             if status == 405:  # noqa: PLR2004
-                return self._refuse(request, visitor, _method_not_allowed(), begun)
+                is_room = canonical_guid(request.path.rpartition("/")[2]) is not None
+                problem = _method_not_allowed() if is_room else _not_found()
+                return self._refuse(request, visitor, problem, begun)
             if status < 500:  # noqa: PLR2004
                 # Not the error's own words: they may quote a URL, and that a token.
                 reason = f"no request that can be served: {HTTPStatus(status).phrase}"
@@ -249,8 +250,8 @@ class Handshake:
             credential = _credential(request)
             with visitor.trace.step("verify token"):
                 principal = await self._verifier.verify(credential.token, bot=credential.bot)
-        except Refusal:
-            if wait:
+        except Refusal as refusal:
+            if wait and refusal.code is not RefusalCode.TOKEN_EXPIRED:  # which is no failure
                 raise _used_up(wait) from None
             raise
         if wait and self._limits.failing(principal.account_id):
@@ -289,7 +290,9 @@ class Handshake:
     ) -> HTTPResponse:
         status = status or refusal.status
         if status in _FAILURES and refusal.code is not RefusalCode.TOKEN_EXPIRED:
-            self._limits.failed(visitor.client.limited_as, visitor.account_id)
+            # A page that uses someone's cookie fails in its own name, and not in theirs.
+            theirs = refusal.code is not RefusalCode.ORIGIN_NOT_ALLOWED
+            self._limits.failed(visitor.client.limited_as, visitor.account_id if theirs else None)
         seconds = perf_counter() - begun
         visitor.status, visitor.outcome = status, refusal.code.lower()
         self._observer.handshake(visitor.outcome, seconds)
@@ -333,9 +336,9 @@ def _request_id(given: str | None) -> str | None:
 
 
 def _credential(request: Request) -> Credential:
-    cookies = request.headers.getall("cookie", [])
-    cookie = next(iter(parse_cookie("; ".join(cookies)).get(TOKEN_COOKIE, ())), None) if cookies else None
-    credential = find_credential(request.headers, _argument(request, "tk"), cookie)
+    credential = find_credential(
+        request.headers, _argument(request, "tk"), _cookie(request.headers.getall("cookie", []), TOKEN_COOKIE)
+    )
     if credential is None:
         raise Refusal(RefusalCode.UNAUTHORIZED, NO_TOKEN)
     return credential
@@ -347,6 +350,19 @@ def _argument(request: Request, name: str) -> str | None:
         key, _, value = pair.partition("=")
         if value and key == name:
             return unquote_plus(value)
+    return None
+
+
+def _cookie(lines: Sequence[str], name: str) -> str | None:
+    """The first value of the cookie `name` that is not empty, without its quotes.
+
+    Not by Sanic's parser: a quoted value of 15 kB full of backslashes keeps it, and the loop, busy for 0.2 s.
+    """
+    for line in lines:
+        for pair in line.split(";"):
+            key, _, value = pair.partition("=")
+            if key.strip() == name and (value := value.strip().strip('"')):
+                return value
     return None
 
 

@@ -7,6 +7,7 @@ import itertools
 import socket
 from collections.abc import Sequence
 from functools import partial
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from sidecar.edge.lobby import Lobby
 App = Sanic[Config, SimpleNamespace]
 
 HEAD_SECONDS = 10
-"""How long a peer may take to send a request's head, and to stay without sending another."""
+"""How long a peer may take to send a request's head, to stay without sending another, and not to read an answer."""
 BODY_BYTES = 16_384
 HEAD_BYTES = 16_384
 SEND_BUFFER_BYTES = 65_536
@@ -136,7 +137,14 @@ class _ImpatientHttp(HttpProtocol):
             self._time = begun
 
     def check_timeouts(self) -> None:
-        """Go on looking while a WebSocket's handshake is judged: Sanic would stop, for this and all later requests."""
+        """Go on looking while a WebSocket's handshake is judged: Sanic would stop, for this and all later requests.
+
+        Who does not read is cut: to say that it is too late, Sanic would wait until it reads.
+        """
+        if not self._can_write.is_set() and monotonic() - self._time > HEAD_SECONDS:
+            if self.transport is not None:
+                self.transport.abort()
+            return
         if self._http is not None:
             self._http.upgrade_websocket = False
         super().check_timeouts()  # type: ignore[no-untyped-call]  # Sanic gives it no types

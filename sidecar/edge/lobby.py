@@ -44,8 +44,9 @@ def places(*, open_files: int, max_connections: int) -> tuple[int, int]:
 class Lobby:
     """The set in which Sanic keeps the connections of a listener until they are upgraded, with an order and a bound.
 
-    Whoever comes when there is no place left takes that of the one that has been here longest without a request; where
-    all others are being answered, there is none for them. Those upgraded take places too, and keep them.
+    Whoever comes when there is no place left takes that of the one that has been here longest without a request, or
+    without reading the answers; where all others are being answered, there is none for them. Those upgraded take places
+    too, and keep them.
     """
 
     def __init__(self, *, places: int, upgraded: Callable[[], int], on_full: Callable[[], None]) -> None:
@@ -67,7 +68,8 @@ class Lobby:
         self._on_full()
         for _ in range(len(self._here)):
             longest = next(iter(self._here))
-            if not longest.http:  # Sanic's: false until the head of a request is complete
+            # Sanic's: `http` is false until the head of a request is complete, `_can_write` set while answers are read.
+            if not longest.http or not longest._can_write.is_set():  # noqa: SLF001
                 break
             self._here.move_to_end(longest)
         self.discard(longest)

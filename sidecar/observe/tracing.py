@@ -17,8 +17,10 @@ from sidecar.signaling.room import Instruments
 
 # W3C Trace Context, section 3.2.
 _TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?P<trace_id>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+    r"(?!ff)[0-9a-f]{2}-(?P<trace_id>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[ -~]{0,128})?"
 )
+# Section 3.3.1.5: so much is passed on whole. Sent as it is, anything else would fail our own call in gRPC.
+_TRACESTATE = re.compile(r"[ -~]{1,512}")
 
 
 class Outcome(NamedTuple):
@@ -71,7 +73,9 @@ class Untraced:
             trace_id = new[:32]
             return _Passing(trace_id, (("traceparent", f"00-{trace_id}-{new[32:]}-00"),))
         parent = ("traceparent", traceparent.strip())
-        return _Passing(trace_id, (parent, ("tracestate", tracestate)) if tracestate else (parent,))
+        if tracestate is None or not _TRACESTATE.fullmatch(tracestate):
+            return _Passing(trace_id, (parent,))
+        return _Passing(trace_id, (parent, ("tracestate", tracestate)))
 
     def call(self, method: str, metadata: Metadata) -> AbstractContextManager[Metadata]:  # noqa: ARG002
         return nullcontext(metadata)

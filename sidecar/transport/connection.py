@@ -105,6 +105,8 @@ class Connection(FrameReader):
         try:
             # A write goes to the kernel at once; `pause_writing`: it took no more.
             transport.set_write_buffer_limits(high=0)
+            # Answers to earlier requests may be unsent. The transport told whoever had it then, and not again now.
+            self._congested = transport.get_write_buffer_size() > 0
             self._look_again()
             begin += self._home.welcome(self, others)
         except Exception as error:  # noqa: BLE001 - as in data_received

@@ -27,6 +27,7 @@ FRAMES_AT_A_TIME = 256
 
 _FINAL_TEXT = 0x81
 _CLOSE = 0x88
+_CONTROL = 0x08
 _MASKED = 0x80
 _HEADER_AND_MASK = 8  # of a frame with a 16-bit size
 _SIZE_FOLLOWS = _MASKED | 126
@@ -155,7 +156,7 @@ class FrameReader(asyncio.Protocol):
                 return
             if not payload or end > size:
                 before = len(self._fragments.payload) if self._fragments else 0
-                if payload and limit and before + end - payload > limit:
+                if payload and limit and not data[start] & _CONTROL and before + end - payload > limit:
                     self._read_by_library(data[start:])  # the message will be too big: as above
                     return
                 self._partial = bytearray(data[start:])

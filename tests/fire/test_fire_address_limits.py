@@ -223,3 +223,26 @@ async def test_an_expired_token_is_no_failure_of_its_address(start, chat, issuer
     async with start(auth_failures_per_minute=2) as sidecar:
         for _ in range(20):
             assert (await sidecar.probe(room, old)).json["code"] == "TOKEN_EXPIRED"
+
+
+async def test_an_expired_token_is_told_so_whatever_others_behind_its_address_did(start, chat, issuer):
+    """Its owner cannot know otherwise that a new one would do."""
+    room, old = guid(), issuer.token(guid(), ttl_seconds=-3600)
+    async with start(auth_failures_per_minute=3) as sidecar:
+        statuses = [(await sidecar.probe(room, "bad")).status for _ in range(12)]
+        assert 429 in statuses
+        for _ in range(20):
+            assert (await sidecar.probe(room, old)).json["code"] == "TOKEN_EXPIRED"
+
+
+async def test_a_page_that_uses_someones_cookie_uses_up_nothing_of_theirs(start, chat, issuer):
+    room, account = guid(), guid()
+    chat.allow(room, account)
+    token = issuer.token(account)
+    foreign = {"Cookie": f"AuthToken={token}", "Origin": "https://evil.example"}
+    async with start(auth_failures_per_minute=3, handshake_rate=0, address_handshake_rate=0) as sidecar:
+        statuses = [(await sidecar.probe(room, **foreign)).status for _ in range(20)]
+        assert set(statuses) <= {403, 429}
+        for _ in range(20):
+            await sidecar.probe(room, **foreign)
+            assert (await sidecar.probe(room, token)).json["code"] == "WEBSOCKET_EXPECTED"

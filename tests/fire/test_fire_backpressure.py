@@ -10,9 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from sanic.server.protocols.http_protocol import HttpProtocol
 
+from sidecar import errors
+from sidecar.edge import listener
 from sidecar.transport.backlog import Backlog
-from tests.fire.raw import PING, TEXT, begin, dial, frame
+from tests.fire.faults import one_world
+from tests.fire.raw import PING, TEXT, begin, dial, frame, upgrade
 from tests.harness import guid, until
 
 MB = 2**20
@@ -209,3 +213,32 @@ def test_a_sum_of_0_is_no_limit():
     slow = _Slow(backlog)
     backlog.update(slow, 2**40)
     assert not slow.cut
+
+
+async def test_answers_left_unread_before_the_upgrade_do_not_lift_the_bound(issuer, monkeypatch):
+    """The transport said that nothing more fits before the connection had it, and does not say so again."""
+    before: list[HttpProtocol] = []
+
+    class Noted(listener._ImpatientHttp):
+        def connection_made(self, transport):
+            before.append(self)
+            super().connection_made(transport)
+
+    monkeypatch.setattr(listener, "_ImpatientHttp", Noted)
+    room, account = guid(), guid()
+    async with one_world(issuer) as world, dial(world, receive_buffer=4096) as slow:
+        await until(lambda: before, "the connection is accepted")
+        http = before[-1]
+        world.chat.allow(room, account)
+        sender = await world.join(room)
+        slow.stop_reading()
+        while http._can_write.is_set():
+            http.transport.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n" * 100)
+        slow.send(upgrade(room, issuer.token(account)))
+        joined = await sender.receive_signal("user-joined")
+        connection = world.running.connections.by_id[joined["senderConnectionId"]]
+        for _ in range(60):
+            await sender.send({"type": "offer", "data": "x" * 60_000})
+        await sender.receive_signal("user-left")
+        assert connection.disconnect is errors.SLOW_CONSUMER
+        await sender.close()

@@ -358,6 +358,19 @@ async def test_a_fragmented_message_of_just_the_limit_is_read(world, joined):
         await answers(peer, payload)
 
 
+async def test_a_close_in_pieces_amid_a_message_of_almost_the_limit_is_answered(world, joined):
+    """It is longer than what may still come of the message, and no part of it."""
+    said = close(1000, b"left in the middle")
+    async with joined() as peer:
+        for more in (frame(TEXT, b"x" * (MAX - 2), fin=False), said[:10]):
+            peer.send(frame(PING) + more)
+            assert (
+                await peer.frame()
+            ).opcode == PONG  # one segment: what stands behind the ping is read with it
+        peer.send(said[10:])
+        assert await peer.ended() == (1000, "left in the middle")
+
+
 async def test_a_message_in_a_thousand_fragments_is_read(world, joined):
     payload = ping_packet(1000)
     async with joined() as peer:

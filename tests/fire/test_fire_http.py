@@ -15,13 +15,16 @@ from sidecar.edge.lobby import (
     BACKLOG_AT_LEAST,
     FILES_AT_MOST,
     FILES_OF_OUR_OWN,
+    OPS_PLACES,
     WAITING_AT_LEAST,
     places,
 )
 from tests.fire.raw import begin, dial, upgrade
-from tests.harness import guid, until
+from tests.harness import DEADLINE_SECONDS, guid, until
 
 HEAD_SECONDS = 10
+FILES = "process_open_fds"
+DEAF = 5
 LATEST_SECONDS = (
     3 * HEAD_SECONDS
 )  # looked at every 5 s; the last begins after 5 s; the rest is for a busy machine
@@ -38,9 +41,10 @@ async def joins(world) -> None:
 
 
 async def test_slow_silent_and_lingering_peers_are_cut_and_nobody_else_notices(world):
-    """All at once: heads that never end, heads never begun, bodies trickled, and upgrades refused while the clock
-    ticks (every 5 s; Sanic stops its clock for good if an upgrade is being judged just then)."""
+    """All at once: heads that never end, heads never begun, bodies trickled, answers never read, and upgrades refused
+    while the clock ticks (every 5 s; Sanic stops its clock for good if an upgrade is being judged just then)."""
     world.chat.delay_seconds = 1.2
+    files = (await world.sidecar.metrics())[FILES]
 
     async def trickle(peer, data: bytes) -> None:
         with contextlib.suppress(ConnectionError):
@@ -56,6 +60,10 @@ async def test_slow_silent_and_lingering_peers_are_cut_and_nobody_else_notices(w
     async with contextlib.AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(dial(world.sidecar)) for _ in range(306)]
         silent, slow, bodies, lingering = peers[:100], peers[100:200], peers[200:300], peers[300:]
+        for _ in range(DEAF):
+            deaf = await stack.enter_async_context(dial(world.sidecar, receive_buffer=4096))
+            deaf.stop_reading()
+            deaf.send(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n" * 1500)
         for peer in bodies:
             peer.send(b"POST /api/chat/realtime/x HTTP/1.1\r\nHost: x\r\nContent-Length: 16000\r\n\r\n")
         work = [asyncio.create_task(trickle(peer, upgrade(guid(), "x") * 100)) for peer in slow]
@@ -73,6 +81,11 @@ async def test_slow_silent_and_lingering_peers_are_cut_and_nobody_else_notices(w
                 for _ in range(3):
                     await joins(world)
                 answers = await ended
+
+                async def all_cut() -> bool:
+                    return (await world.sidecar.metrics())[FILES] <= files + 1
+
+                await until(all_cut, "those that do not read are cut")
         finally:
             world.chat.delay_seconds = 0
             for task in work:
@@ -241,3 +254,39 @@ async def test_a_token_in_a_url_that_cannot_be_read_is_not_repeated(world):
         assert b"secret-token" not in await peer.gone()
     await joins(world)
     assert not [line for line in world.sidecar.raw_log if "secret-token" in line]
+
+
+async def test_no_header_of_one_client_fails_the_questions_of_all(world):
+    """The chat service's client refuses what HTTP lets through: five such failures and it is asked no more."""
+    traceparent = f"traceparent: 00-{'a' * 32}-{'b' * 16}-01"
+    for state in ("vendor=é", "vendor=\x01", "vendor=" + "x" * 12_000):
+        for _ in range(5):
+            room, account = guid(), guid()
+            world.chat.allow(room, account)
+            async with dial(world.sidecar) as peer:
+                await begin(peer, room, world.issuer.token(account), traceparent, f"tracestate: {state}")
+    assert (await world.sidecar.metrics())["sphere_sidecar_membership_breaker_open"] == 0
+
+
+async def test_cookies_full_of_backslashes_take_no_time(world):
+    """Sanic's parser looks at the rest again for each: these heads together would take the loop half a minute."""
+    cookie = 'Cookie: other="' + "\\a" * 7_500 + '"'
+    head = f"GET /api/chat/realtime/{guid()} HTTP/1.1\r\nHost: x\r\n{cookie}\r\n\r\n"
+    async with dial(world.sidecar) as peer, asyncio.timeout(DEADLINE_SECONDS):
+        for _ in range(180):
+            peer.send(head.encode())
+            assert (await peer.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 401")
+            await peer.reader.readuntil(b'"}')
+
+
+async def test_who_does_not_read_the_answers_makes_way(world):
+    """At the operators' listener, which has few places; Sanic would wait for each of these peers for ever."""
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(OPS_PLACES + 8):
+            peer = await stack.enter_async_context(
+                dial(world.sidecar, port=world.sidecar.ops_port, receive_buffer=4096)
+            )
+            peer.stop_reading()
+            peer.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+        for _ in range(20):
+            assert (await world.sidecar.ops("/livez")).status == 200

@@ -261,3 +261,19 @@ def test_a_later_version_of_traceparent_is_read_as_far_as_it_is_known():
 def test_tracestate_goes_along():
     with Untraced().handshake(TRACEPARENT, "vendor=1").step("membership") as metadata:
         assert metadata == (("traceparent", TRACEPARENT), ("tracestate", "vendor=1"))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "vendor=" + "x" * 512, "vendor=é", "vendor=\x01", "vendor=\udcff", "a=1\n"]
+)
+def test_a_tracestate_that_grpc_may_not_send_ends_here(wrong):
+    with Untraced().handshake(TRACEPARENT, wrong).step("membership") as metadata:
+        assert metadata == (("traceparent", TRACEPARENT),)
+
+
+@pytest.mark.parametrize("more", ["é", "\x01", "\udcff", "x" * 12_000])
+def test_what_a_later_traceparent_adds_is_as_harmless(more):
+    with Untraced().handshake(f"01-{TRACE}-{CALLER}-01-{more}", None).step("membership") as metadata:
+        assert metadata[0][1].isascii()
+        assert metadata[0][1].isprintable()
+        assert len(metadata[0][1]) < 256
