@@ -25,24 +25,29 @@ RECONNECT_SPREAD_SECONDS = 1.0
 class Costs:
     """CPU seconds. The defaults are of one sitting; docs/performance/cluster.md has the latest."""
 
-    accept: float = 850e-6
+    accept: float = 880e-6
     """On the sidecar: token, membership and join into a room of a fleet, nothing cached."""
-    answer: float = 250e-6
+    answer: float = 300e-6
     """On the chat service, for each accept."""
-    client: float = 150e-6
+    client: float = 120e-6
     """On the load generator, for each accept."""
-    join: float = 60e-6
+    join: float = 75e-6
     """On NATS, for each accept."""
-    start: float = 1.0
+    start: float = 0.6
     """A sidecar's start until it is ready."""
-    say: float = 49e-6
+    say: float = 140e-6
     """A 1 KB broadcast on the sender's replica, but for deliveries."""
-    take: float = 34e-6
+    take: float = 110e-6
     """The same on another replica."""
     deliver: float = 4e-6
     """To each receiver."""
-    pass_on: float = 10e-6
+    pass_on: float = 53e-6
     """On NATS, to each other replica."""
+
+    @property
+    def accept_in_all(self) -> float:
+        """Of all processes."""
+        return self.accept + self.answer + self.client + self.join
 
 
 @dataclass(frozen=True)

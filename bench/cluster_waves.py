@@ -24,6 +24,8 @@ from tests.harness import until
 
 FULL, OTHERS = 10_000, 4_000
 """Connections of the replica that is lost, and of the two others together."""
+LOSSES = 3
+"""As many times, because what the machine's other guests do in ten seconds can be a quarter of the figure."""
 RESTARTED = 1_000
 HOT_PEOPLE, HOT_RATE, HOT_SECONDS = 90, 900.0, 5.0
 SMALL_ROOM, LARGE_ROOM = 6, 60
@@ -50,10 +52,14 @@ async def _stories(world: World, bus: Bus) -> list[str]:
         _row("hot room: cores of each replica", sum(used.sidecars) / REPLICAS / HOT_SECONDS, each),
         _row("hot room: cores of NATS", used.nats / HOT_SECONDS, nats),
     ]
-    async with Fleet(world, bus) as fleet:
-        costs, away, busy, left = await _lose_a_full_one(fleet, costs)
+    losses = []
+    for _ in range(LOSSES):
+        async with Fleet(world, bus) as fleet:
+            losses.append(await _lose_a_full_one(fleet, costs))
+    losses.sort(key=lambda loss: loss[2] / loss[0].accept_in_all)
+    costs, away, busy, left = losses[LOSSES // 2]
     computed = simulation.node_lost(FULL, REPLICAS, costs=costs, cores=left)
-    work = FULL * (costs.accept + costs.answer + costs.client + costs.join)
+    work = FULL * costs.accept_in_all
     rows += _beside("a full replica lost", away, computed)
     rows.append(_row("a full replica lost: CPU seconds of all processes", busy, work))
     async with Fleet(world, bus) as fleet:
@@ -69,7 +75,8 @@ async def _stories(world: World, bus: Bus) -> list[str]:
     return [
         f"\n## Three whole sidecars beside the simulation, {cores:g} cores for everything\n",
         f"- hot room: {HOT_PEOPLE} people, {HOT_RATE:g} broadcasts of 1 KB a second among them",
-        f"- a full replica lost: {FULL:,} connections, killed at once; {OTHERS:,} on the two others; rooms of 2",
+        f"- a full replica lost: {FULL:,} connections, killed at once; {OTHERS:,} on the two others; rooms of 2; the "
+        f"middle one of {LOSSES} by measured over computed CPU",
         f"- while it was lost, other work left the fleet {left:.2f} of {cores:g} cores: the simulation has as many",
         f"- rolling restart: {RESTARTED:,} connections each, `DRAIN_SECONDS={DRAIN_SECONDS:g}`, rooms of 2",
         f"- unit costs of this sitting, µs of CPU (`Costs` in `bench/cluster_simulation.py`): {unit}\n",
