@@ -8,6 +8,7 @@ be most of a connection's memory.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
@@ -60,7 +61,7 @@ class _Fragments(NamedTuple):
     text: bool
 
 
-class FrameReader(asyncio.Protocol):
+class FrameReader(asyncio.Protocol, ABC):
     """Reads a peer's frames and calls `on_message` for each whole message, in the order sent.
 
     A base class, and not a part, of `Connection`: one object less for each of thousands.
@@ -92,25 +93,25 @@ class FrameReader(asyncio.Protocol):
 
     # What a connection does with what was read
 
+    @abstractmethod
     def on_message(self, payload: bytes, *, text: bool) -> None:
         """A whole message came. If `text`, it need not be UTF-8 yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_control(self, opcode: Opcode) -> None:
         """A ping, a pong or an empty piece of a message came: what no size of a message bounds."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_close(self, close: Close, *, by_client: bool) -> None:
         """The peer closes, or broke the protocol: `close` is its, or ours to it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, data: bytes) -> None:
         """Send the library's answer to what was read, a pong or a close."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fail(self, error: Exception) -> None:
         """A bug of ours: end this connection, and no other."""
-        raise NotImplementedError
 
     # Bytes in
 
