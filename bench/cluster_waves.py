@@ -23,10 +23,12 @@ from bench.people import People
 from bench.world import World
 from tests.harness import until
 
-FULL, OTHERS = 10_000, 4_000
-"""Connections of the replica that is lost, and of the two others together."""
-TIMES = 3
-"""As often a room is hot and a replica lost: what the machine's other guests do meanwhile can be a quarter of it."""
+FULL = 10_000
+"""Connections of the replica that is lost."""
+EARLY, REHEARSAL = 2_000, 4_000
+"""Connections of the two others together: the first to enter, and those who come as the lost ones will."""
+TIMES = 5
+"""As often a room is hot and a replica lost: the machine's other guests can make it half as fast for seconds."""
 RESTARTED = 1_000
 HOT_PEOPLE, HOT_RATE, HOT_SECONDS = 90, 900.0, 5.0
 SMALL_ROOM, LARGE_ROOM = 6, 60
@@ -58,7 +60,8 @@ async def _stories(world: World, bus: Bus) -> list[str]:
     for _ in range(TIMES):
         async with Fleet(world, bus) as fleet:
             losses.append(await _lose_a_full_one(fleet, costs))
-    losses.sort(key=lambda loss: loss[2] / loss[0].accept_in_all)
+    losses.sort(key=lambda loss: FULL * loss[0].accept_in_all / loss[2])
+    ratios = ", ".join(f"{FULL * costs.accept_in_all / busy:.2f}" for costs, _, busy, _ in losses)
     costs, away, busy, left = losses[TIMES // 2]
     computed = simulation.node_lost(FULL, REPLICAS, costs=costs, cores=left)
     work = FULL * costs.accept_in_all
@@ -77,8 +80,9 @@ async def _stories(world: World, bus: Bus) -> list[str]:
     return [
         f"\n## Three whole sidecars beside the simulation, {cores:g} cores for everything\n",
         f"- hot room: {HOT_PEOPLE} people, {HOT_RATE:g} broadcasts of 1 KB a second among them",
-        f"- a full replica lost: {FULL:,} connections, killed at once; {OTHERS:,} on the two others; rooms of 2",
+        f"- a full replica lost: {FULL:,} connections, killed at once; {EARLY + REHEARSAL:,} on the two others; rooms of 2",
         f"- of {TIMES} hot rooms and {TIMES} losses, each with unit costs of its own, the middle one by the ratio",
+        f"- computed / measured CPU seconds of the {TIMES} losses: {ratios}",
         f"- while it was lost, other work left the fleet {left:.2f} of {cores:g} cores: the simulation has as many",
         f"- rolling restart: {RESTARTED:,} connections each, `DRAIN_SECONDS={DRAIN_SECONDS:g}`, rooms of 2",
         f"- unit costs of this sitting, µs of CPU (`Costs` in `bench/cluster_simulation.py`): {unit}\n",
@@ -144,16 +148,16 @@ async def _say(fleet: Fleet, *, people: int, one_replica: bool) -> tuple[CpuSeco
 async def _lose_a_full_one(fleet: Fleet, costs: Costs) -> tuple[Costs, Away, float, float]:
     """And the CPU seconds it took, and the cores it could have had.
 
-    What an accept costs comes from the second half of those who enter the two others before.
+    What an accept costs comes from a smaller wave into the same two others, a moment before.
     """
-    async with fleet.people(OTHERS + FULL, room_size=2) as people:
+    async with fleet.people(EARLY + REHEARSAL + FULL, room_size=2) as people:
         full, *left = fleet.ports
         people.ports = left
-        await people.enter(people.everybody[: OTHERS // 2])
+        await people.enter(people.everybody[:EARLY])
         before = fleet.cpu()
-        await people.enter(people.everybody[OTHERS // 2 : OTHERS], at_once=200)
+        await people.rush(people.everybody[EARLY : EARLY + REHEARSAL])
         used = fleet.cpu().since(before)
-        await people.enter(people.everybody[OTHERS:], port=full)
+        await people.enter(people.everybody[EARLY + REHEARSAL :], port=full)
         await asyncio.sleep(CALM_SECONDS)
         people.entries.clear()
         lost = fleet.sidecars.pop(0)
@@ -163,13 +167,12 @@ async def _lose_a_full_one(fleet: Fleet, costs: Costs) -> tuple[Costs, Away, flo
         busy = fleet.cpu().since(calm).total
         left = (busy + idle_seconds() - idle) / (monotonic() - lost_at)
         away = _away(people, lost_at, lost_at)
-    entered = OTHERS // 2
     accepted = replace(
         costs,
-        accept=sum(used.sidecars) / entered,
-        answer=used.chat / entered,
-        client=used.clients / entered,
-        join=used.nats / entered,
+        accept=sum(used.sidecars) / REHEARSAL,
+        answer=used.chat / REHEARSAL,
+        client=used.clients / REHEARSAL,
+        join=used.nats / REHEARSAL,
     )
     return accepted, away, busy, left
 

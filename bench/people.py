@@ -68,6 +68,12 @@ class People:
 
         await asyncio.gather(*(one(person) for person in people))
 
+    async def rush(self, people: Sequence[Person]) -> None:
+        """They come as if they had just been lost: each after its backoff, whoever else still waits."""
+        for person in people:
+            person.come_back()
+        await asyncio.gather(*(person.entered.wait() for person in people))
+
     def cut(self, people: Sequence[Person], *, all_at_once: bool) -> None:
         """Their connections are reset under them; they come back in the same instant, or after their backoff."""
         for person in people:
@@ -130,7 +136,7 @@ class Person(asyncio.Protocol):
         try:
             await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", port)
         except OSError:
-            self._come_back(failed=True)
+            self.come_back(failed=True)
 
     def connection_made(self, transport) -> None:
         self._transport = transport
@@ -143,7 +149,7 @@ class Person(asyncio.Protocol):
         if self.inside:
             self.inside = False
             self._lost_at = self._lost_at or monotonic()
-        self._come_back(failed=failed)
+        self.come_back(failed=failed)
 
     def data_received(self, data: bytes) -> None:
         self._buffer = self._buffer + data if self._buffer else data
@@ -186,7 +192,8 @@ class Person(asyncio.Protocol):
         elif opcode == 8 and self._transport is not None:
             self._transport.close()
 
-    def _come_back(self, *, failed: bool) -> None:
+    def come_back(self, *, failed: bool = False) -> None:
+        """Connect after the wait that is due, unless there is no server any more."""
         people = self._people
         if failed:
             people.refused += 1
