@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from uuid import UUID
 
@@ -16,3 +17,12 @@ def canonical_guid(text: str) -> str | None:
     if _ACCEPTED.fullmatch(text):
         return str(UUID(text))
     return None
+
+
+def new_guid() -> str:
+    """A random one, canonical (RFC 9562 5.4): `uuid4` without the object in between, for each handshake needs one."""
+    octets = bytearray(os.urandom(16))
+    octets[6] = octets[6] & 0x0F | 0x40  # version 4
+    octets[8] = octets[8] & 0x3F | 0x80  # variant
+    digits = octets.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -86,8 +86,13 @@ class Rooms(RuleBasedStateMachine):
                 self.expected[other].append(("connection-left" if rest else "user-left", connection, {}))
             del self.expected[connection]
 
-    @rule(pick=st.randoms(use_true_random=False), to=st.sampled_from([None, *ACCOUNTS]), narrow=st.booleans())
-    def say(self, pick, to, narrow):
+    @rule(
+        pick=st.randoms(use_true_random=False),
+        to=st.sampled_from([None, *ACCOUNTS]),
+        narrow=st.booleans(),
+        alone=st.booleans(),
+    )
+    def say(self, pick, to, narrow, alone):
         if not self.members:
             return
         connection = pick.choice(list(self.members))
@@ -100,7 +105,8 @@ class Rooms(RuleBasedStateMachine):
             if (to is None or self.members[c][2] == to) and (one is None or c == one)
         ]
         try:
-            member.room.post(member, Signal("x", json.dumps(data).encode(), to, one), size=1, received_at=1.0)
+            signal = Signal("x", json.dumps(data).encode(), to, one)
+            member.room.post(member, signal, size=1, received_at=1.0, alone=alone)
         except PacketError:
             assert to or one
             assert not receivers

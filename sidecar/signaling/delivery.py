@@ -38,6 +38,15 @@ Delivery = tuple[Sequence[Share], int, int]
 """The shares, and what they come to in relayed signals: deliveries and payload bytes. Presence is not counted."""
 
 
+def between_two(envelope: Envelope, members: Mapping[str, Receiver]) -> Delivery:
+    """A signal of one of two `members` to the other."""
+    one, other = members.values()
+    if one.connection_id == envelope.sender_connection:
+        one = other
+    frame = envelope.encode(one.dialect)
+    return (((one,), (frame,)),), 1, payload_size(frame)
+
+
 def put_together(
     said: Sequence[Said], members: Mapping[str, Receiver], dialects: Sequence[Dialect]
 ) -> Delivery:

@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from sidecar.rfc3339 import rfc3339
+from sidecar.signaling.packets import USUAL_TYPES
 
 _encode = msgspec.json.encode
 
@@ -86,10 +87,17 @@ _SPELLING = {
     ),
     Dialect.DYSON: (b"webrtc.signal", b"to_connection", b"account_id", b"connection_id", b"account"),
 }
-# What stands before a signal's type, and how a single receiver is named.
+# What stands before a signal's data, but for its type.
 _BEGIN = {
-    dialect: (b'{"type":"%b","data":{"type":"' % envelope, b',"%b":"%%b"' % to_connection)
-    for dialect, (envelope, to_connection, *_) in _SPELLING.items()
+    dialect: b'{"type":"%b","data":{"type":"%%b","data":' % envelope
+    for dialect, (envelope, *_) in _SPELLING.items()
+}
+_USUAL_BEGIN = {
+    dialect: {usual: begin % usual.encode() for usual in USUAL_TYPES} for dialect, begin in _BEGIN.items()
+}
+# How a single receiver is named.
+_TO_CONNECTION = {
+    dialect: b',"%b":"%%b"' % to_connection for dialect, (_, to_connection, *_) in _SPELLING.items()
 }
 # What follows a signal's data and addresses.
 _STAMP = {
@@ -128,12 +136,13 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False):
             end = stamp(dialect, self.sender, self.sender_connection)
             if self.stamps is not None:
                 self.stamps[dialect] = end
-        begin, to_connection = _BEGIN[dialect]
-        to = b"" if self.to is None else b',"to":"%b"' % self.to.encode()
+        begin = _USUAL_BEGIN[dialect].get(self.type) or _BEGIN[dialect] % self.type.encode()
         if self.to_connection is not None:
-            to += to_connection % self.to_connection.encode()
-        packet = b"".join((begin, self.type.encode(), b'","data":', self.data, to, end))
-        frame = self._frames[dialect] = text_frame(packet)
+            end = _TO_CONNECTION[dialect] % self.to_connection.encode() + end
+        if self.to is not None:
+            end = b',"to":"%b"%b' % (self.to.encode(), end)
+        size = len(begin) + len(self.data) + len(end)
+        frame = self._frames[dialect] = b"".join((_head(size), begin, self.data, end))
         return frame
 
 
@@ -144,12 +153,15 @@ def stamp(dialect: Dialect, sender: Identity, connection: str) -> bytes:
 
 def text_frame(payload: bytes) -> bytes:
     """An unmasked, final text frame (RFC 6455 section 5.2): what a server sends."""
-    size = len(payload)
+    return _head(len(payload)) + payload
+
+
+def _head(size: int) -> bytes:
     if size < 126:  # noqa: PLR2004 - the RFC's
-        return b"\x81%c%b" % (size, payload)
+        return b"\x81%c" % size
     if size < 65536:  # noqa: PLR2004
-        return b"\x81\x7e" + size.to_bytes(2) + payload
-    return b"\x81\x7f" + size.to_bytes(8) + payload
+        return b"\x81\x7e" + size.to_bytes(2)
+    return b"\x81\x7f" + size.to_bytes(8)
 
 
 def payload_size(frame: bytes) -> int:

@@ -54,20 +54,20 @@ class PacketError(Exception):
         self.detail = detail
 
 
-class Signal(msgspec.Struct, frozen=True, gc=False):
+class Signal(msgspec.Struct, gc=False):
     """To be relayed: to everyone else, to the connections of account `to`, or to the one `to_connection`."""
 
     type: str
-    data: msgspec.Raw | bytes
-    to: str | None
-    to_connection: str | None
+    data: msgspec.Raw = NO_DATA
+    to: str | None = None
+    to_connection: str | None = msgspec.field(name="toConnection", default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
     """Answered to its sender with `pong` and the same data (empty: none)."""
 
-    data: msgspec.Raw | bytes
+    data: msgspec.Raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +80,11 @@ class AuthRefresh:
 Packet = Signal | Ping | AuthRefresh
 
 
-class _Message(msgspec.Struct, gc=False):
-    type: str
-    data: msgspec.Raw = NO_DATA
-    to: str | None = None
-    to_connection: str | None = msgspec.field(name="toConnection", default=None)
-
-
 class _Token(msgspec.Struct):
     token: str
 
 
-_message = msgspec.json.Decoder(_Message)
+_message = msgspec.json.Decoder(Signal)  # whatever it turns out to be
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _token = msgspec.json.Decoder(_Token)
 _encode = msgspec.json.encode
@@ -105,14 +98,16 @@ def decode(payload: bytes) -> Packet:
     Raises:
         PacketError: INVALID_JSON or INVALID_MESSAGE.
     """
-    if _brackets_exceed(payload, MAX_DEPTH) and _deeper_than(payload, MAX_DEPTH):
+    # Deleting brackets jumps from one to the next, where counting looks at each byte.
+    rest = payload.replace(b"{", b"", MAX_DEPTH + 1).replace(b"[", b"", MAX_DEPTH + 1)
+    if len(payload) - len(rest) > MAX_DEPTH and _deeper_than(payload, MAX_DEPTH):
         raise PacketError(PacketErrorCode.INVALID_MESSAGE, f"nested more than {MAX_DEPTH} deep")
     try:
         outer = _message.decode(payload)
     except msgspec.DecodeError as error:
         raise _undecodable(error) from None
     if outer.type in USUAL_TYPES and outer.data and outer.to is None and outer.to_connection is None:
-        return Signal(outer.type, outer.data, None, None)
+        return outer
     if outer.type not in _ENVELOPES:
         return _packet(payload, outer)
     if not outer.data:
@@ -140,7 +135,7 @@ def _undecodable(error: msgspec.DecodeError) -> PacketError:
     return PacketError(PacketErrorCode.INVALID_JSON, problem)
 
 
-def _packet(payload: bytes | msgspec.Raw, message: _Message) -> Packet:
+def _packet(payload: bytes | msgspec.Raw, message: Signal) -> Packet:
     kind = message.type
     if kind in USUAL_TYPES:
         return _signal(payload, message)
@@ -150,7 +145,7 @@ def _packet(payload: bytes | msgspec.Raw, message: _Message) -> Packet:
         )
     if kind == "ping":
         data = _data(payload, message)
-        return Ping(b"" if data == b"{}" and not message.data else data)
+        return Ping(data if message.data or bytes(data) != b"{}" else NO_DATA)
     if kind == "auth.refresh":
         try:
             return AuthRefresh(_token.decode(_data(payload, message)).token)
@@ -163,13 +158,11 @@ def _packet(payload: bytes | msgspec.Raw, message: _Message) -> Packet:
     return _signal(payload, message)
 
 
-def _signal(payload: bytes | msgspec.Raw, message: _Message) -> Signal:
-    return Signal(
-        message.type,
-        _data(payload, message),
-        _target("to", message.to),
-        _target("toConnection", message.to_connection),
-    )
+def _signal(payload: bytes | msgspec.Raw, message: Signal) -> Signal:
+    message.data = _data(payload, message)
+    message.to = _target("to", message.to)
+    message.to_connection = _target("toConnection", message.to_connection)
+    return message
 
 
 def _target(name: str, value: str | None) -> str | None:
@@ -181,7 +174,7 @@ def _target(name: str, value: str | None) -> str | None:
     return guid
 
 
-def _data(payload: bytes | msgspec.Raw, message: _Message) -> msgspec.Raw | bytes:
+def _data(payload: bytes | msgspec.Raw, message: Signal) -> msgspec.Raw:
     """What came as `data`, to the byte; in the flat shape, an object of all other keys that are not reserved."""
     if message.data:
         return message.data
@@ -190,13 +183,7 @@ def _data(payload: bytes | msgspec.Raw, message: _Message) -> msgspec.Raw | byte
         for key, value in _object.decode(payload).items()
         if key not in _OUTSIDE_DATA and key.lower().replace("_", "") not in _RESERVED
     }
-    return _encode(rest)
-
-
-def _brackets_exceed(payload: bytes, most: int) -> bool:
-    """Whether there are more than `most` opening brackets. Deleting jumps from one to the next; `count` does not."""
-    rest = payload.replace(b"{", b"", most + 1).replace(b"[", b"", most + 1)
-    return len(payload) - len(rest) > most
+    return msgspec.Raw(_encode(rest))
 
 
 def _deeper_than(payload: bytes, depth: int) -> bool:

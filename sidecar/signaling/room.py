@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
 from sidecar.signaling.counters import RoomCounters
-from sidecar.signaling.delivery import Outlet, Said, for_one, put_together
+from sidecar.signaling.delivery import Delivery, Outlet, Said, between_two, for_one, put_together
 from sidecar.signaling.envelope import Dialect, Envelope, Identity, Stamps, stamp
 from sidecar.signaling.packets import PacketError, PacketErrorCode, Signal
 
@@ -197,8 +197,12 @@ class Room:
         if all(other.dialect is not member.dialect for other in self.members.values()):
             self._dialects = tuple(dialect for dialect in self._dialects if dialect is not member.dialect)
 
-    def post(self, member: Member, signal: Signal, *, size: int, received_at: float) -> None:
+    def post(
+        self, member: Member, signal: Signal, *, size: int, received_at: float, alone: bool = False
+    ) -> None:
         """A member says something: `size` is the payload bytes it took, `received_at` when it was read.
+
+        If `alone`, it says nothing else in this tick.
 
         Raises:
             PacketError: TARGET_NOT_IN_ROOM.
@@ -224,7 +228,7 @@ class Room:
                 raise PacketError(
                     PacketErrorCode.TARGET_NOT_IN_ROOM, "nobody else in this room has that address"
                 )
-        self._deliver(envelope, targets)
+        self._deliver(envelope, targets, alone=alone)
         counters = self.counters
         counters.bytes_received += size
         if kind == "offer":
@@ -299,11 +303,15 @@ class Room:
             if presence.connection_id != envelope.sender_connection
         ]
 
-    def _deliver(self, envelope: Envelope, targets: list[Presence] | None) -> None:
-        """Encode now, where a bug is still its sender's; write at the end of the tick."""
+    def _deliver(self, envelope: Envelope, targets: list[Presence] | None, *, alone: bool = False) -> None:
+        """Encode now, where a bug is still its sender's; write at the end of the tick.
+
+        Of two, one hears only from the other: what that one says `alone` leaves nothing to wait for.
+        """
         here: list[Member] | None = None
+        now = alone and targets is None and self._said is None and len(self.members) == 2  # noqa: PLR2004
         if targets is None:
-            for dialect in self._dialects:
+            for dialect in () if now else self._dialects:
                 envelope.encode(dialect)
         else:
             here = []
@@ -316,7 +324,9 @@ class Room:
                 if member.offered_at and member.connection_id != envelope.sender_connection:
                     self._instruments.answered(envelope.received_at - member.offered_at)
                     member.offered_at = 0.0
-        if here is None or here:
+        if now:
+            self._write(((envelope, None),), between_two(envelope, self.members))
+        elif here is None or here:
             self._say(envelope, here)
 
     def _say(self, envelope: Envelope, targets: list[Member] | None) -> None:
@@ -334,11 +344,15 @@ class Room:
         try:
             if self._said is None:
                 return
-            shares, deliveries, size = put_together(self._said, self.members, self._dialects)
+            delivery = put_together(self._said, self.members, self._dialects)
         except Exception:
             self._write_one_by_one()
             raise
         said, self._said = self._said, None
+        self._write(said, delivery)
+
+    def _write(self, said: Sequence[Said], delivery: Delivery) -> None:
+        shares, deliveries, size = delivery
         for receivers, frames in shares:
             packets = len(frames)
             written = frames[0] if packets == 1 else b"".join(frames)

@@ -38,8 +38,10 @@ class Conduct:
             self._limited_at = now
             if self.flooding:
                 return False
-        due = max(now, self._due_at)
-        if due - now > self._burst_seconds:
+        due = self._due_at
+        if due < now:
+            due = now
+        elif due - now > self._burst_seconds:
             self._limited = self._limited or 1
             self._limited_at = now
             return False

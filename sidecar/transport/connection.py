@@ -122,7 +122,7 @@ class Connection(FrameReader):
 
     # What was read
 
-    def on_message(self, payload: bytes, *, text: bool) -> None:
+    def on_message(self, payload: bytes, *, text: bool, alone: bool = False) -> None:
         if self.disconnect is not None:
             return
         self.packets_in += 1
@@ -143,7 +143,9 @@ class Connection(FrameReader):
         try:
             packet = decode(payload)
             if isinstance(packet, Signal):
-                self.member.room.post(self.member, packet, size=len(payload), received_at=self._heard_at)
+                self.member.room.post(
+                    self.member, packet, size=len(payload), received_at=self._heard_at, alone=alone
+                )
             elif isinstance(packet, Ping):
                 self._reply(replies.pong(packet.data))
             else:
@@ -265,16 +267,17 @@ class Connection(FrameReader):
     # Bytes out
 
     def write(self, frames: bytes, packets: int) -> None:
-        if self.disconnect is not None or self._transport.is_closing():
+        if self.disconnect is not None:
             return
         try:
+            self._transport.write(frames)
             self.packets_out += packets
             self.bytes_out += len(frames)
-            self._transport.write(frames)
             if self._congested:
                 self._bound_backlog()
         except Exception as error:  # noqa: BLE001 - as in data_received; the others in the room get theirs
-            self.fail(error)
+            if not self._transport.is_closing():  # the peer is gone, and we are about to hear of it
+                self.fail(error)
 
     def _reply(self, frame: bytes) -> None:
         """Answer the sender itself: the one thing that a peer who sends and never reads could pile up."""

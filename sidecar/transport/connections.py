@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import uuid
 from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from structlog.stdlib import BoundLogger
 
 from sidecar import errors
 from sidecar.auth.verifier import Principal, Verifier
+from sidecar.guid import new_guid
 from sidecar.membership.directory import Directory
 from sidecar.membership.model import (
     Ended,
@@ -136,7 +136,7 @@ class Connections:
         try:
             connection.member, others = self._hub.join(
                 key.room_id,
-                connection_id=str(uuid.uuid4()),
+                connection_id=new_guid(),
                 identity=identity_of(connection.principal, membership),
                 joined_at=self.clock(),
                 dialect=dialect,

@@ -94,8 +94,8 @@ class FrameReader(asyncio.Protocol, ABC):
     # What a connection does with what was read
 
     @abstractmethod
-    def on_message(self, payload: bytes, *, text: bool) -> None:
-        """A whole message came. If `text`, it need not be UTF-8 yet."""
+    def on_message(self, payload: bytes, *, text: bool, alone: bool = False) -> None:
+        """A whole message came. If `text`, it need not be UTF-8 yet; if `alone`, nothing else was read with it."""
 
     @abstractmethod
     def on_control(self, opcode: Opcode) -> None:
@@ -138,7 +138,7 @@ class FrameReader(asyncio.Protocol, ABC):
         limit = self._home.limits.max_message_bytes
         if limit and size > limit:
             return False
-        self.on_message(apply_mask(data[_HEADER_AND_MASK:], data[4:_HEADER_AND_MASK]), text=True)
+        self.on_message(apply_mask(data[_HEADER_AND_MASK:], data[4:_HEADER_AND_MASK]), text=True, alone=True)
         return True
 
     def _read(self, data: bytes) -> None:

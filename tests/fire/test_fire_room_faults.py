@@ -73,6 +73,20 @@ async def test_a_receiver_whose_write_fails_ends_alone_and_the_others_get_everyt
     assert world.traces() == BUG
 
 
+async def test_of_two_a_receiver_whose_write_fails_ends_alone(world):
+    room = guid()
+    a, b = await world.join(room), await world.join(room)
+    assert await signals(a, 1) == [("user-joined", b.connection_id)]
+    with Fault(
+        function="Connection.write", when=lambda given: given["self"].member.connection_id == b.connection_id
+    ) as bug:
+        await a.send({"type": "offer", "data": {}})
+        assert (await b.closed())[0] == 1011
+    assert bug.thrown
+    assert await signals(a, 1) == [("user-left", b.connection_id)]
+    assert world.traces() == BUG
+
+
 async def test_a_signal_that_cannot_be_encoded_ends_its_sender_and_the_rest_of_the_tick_is_delivered(
     world, trio
 ):
