@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bench.servers import FLOOR, NODE_WS, SIDECAR, STOCK_SANIC, WEBSOCKETS, Server
+from bench.servers import BARE_UVLOOP, FLOOR, NODE_WS, SIDECAR, STOCK_SANIC, WEBSOCKETS, Server
 
 EVERYONE = (SIDECAR, NODE_WS, WEBSOCKETS, STOCK_SANIC, FLOOR)
 NO_MEMBERSHIP_CACHE = Server("sidecar", settings={"membership_cache_seconds": 0})
@@ -41,7 +41,7 @@ def _open_loop(rate: int, servers: tuple[Server, ...]) -> Case:
 
 
 SATURATED = (
-    Case("saturated, rooms of 2", "sat", 250, 2, EVERYONE, {"win": 4}),
+    Case("saturated, rooms of 2", "sat", 250, 2, (*EVERYONE, BARE_UVLOOP), {"win": 4}),
     Case("saturated, rooms of 8", "sat", 32, 8, EVERYONE, {"win": 8}),
     Case("saturated, rooms of 100", "sat", 2, 100, EVERYONE, {"win": 50}),
     Case("saturated, room of 1,000", "sat", 1, 1000, (SIDECAR, NODE_WS, FLOOR), {"win": 50}),

@@ -56,6 +56,7 @@ SIDECAR = Server("sidecar")
 NODE_WS = Server("Node ws", lambda world, port: ["node", world.directory / "node_ws.js", str(port)])
 WEBSOCKETS = Server("websockets", lambda _, port: [sys.executable, PEERS / "python_websockets.py", str(port)])
 STOCK_SANIC = Server("stock Sanic", lambda _, port: [sys.executable, PEERS / "stock_sanic.py", str(port)])
+BARE_UVLOOP = Server("bare uvloop", lambda _, port: [sys.executable, PEERS / "bare_uvloop.py", str(port)])
 FLOOR = Server("C floor", lambda world, port: [world.floor, str(port)])
 
 

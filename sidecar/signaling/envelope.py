@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from struct import Struct
 
 import msgspec
 
@@ -10,6 +11,8 @@ from sidecar.rfc3339 import rfc3339
 from sidecar.signaling.packets import USUAL_TYPES
 
 _encode = msgspec.json.encode
+_middle_head = Struct("!BBH").pack
+_long_head = Struct("!BBQ").pack
 
 
 class Dialect(StrEnum):
@@ -125,12 +128,14 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False):
     _frames: dict[Dialect, bytes] = {}
 
     def frame(self, dialect: Dialect) -> bytes:
-        """The whole WebSocket frame for a receiver of `dialect`, made when first asked for."""
+        """The whole WebSocket frame for receivers of `dialect`, made when first asked for and kept for the others."""
         frame = self._frames.get(dialect)
-        return self.encode(dialect) if frame is None else frame
+        if frame is None:
+            frame = self._frames[dialect] = self.encode(dialect)
+        return frame
 
     def encode(self, dialect: Dialect) -> bytes:
-        """Make the frame for receivers of `dialect` now."""
+        """Make the frame."""
         end = None if self.stamps is None else self.stamps.get(dialect)
         if end is None:
             end = stamp(dialect, self.sender, self.sender_connection)
@@ -142,8 +147,7 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False):
         if self.to is not None:
             end = b',"to":"%b"%b' % (self.to.encode(), end)
         size = len(begin) + len(self.data) + len(end)
-        frame = self._frames[dialect] = b"".join((_head(size), begin, self.data, end))
-        return frame
+        return b"".join((_head(size), begin, self.data, end))
 
 
 def stamp(dialect: Dialect, sender: Identity, connection: str) -> bytes:
@@ -159,9 +163,7 @@ def text_frame(payload: bytes) -> bytes:
 def _head(size: int) -> bytes:
     if size < 126:  # noqa: PLR2004 - the RFC's
         return b"\x81%c" % size
-    if size < 65536:  # noqa: PLR2004
-        return b"\x81\x7e" + size.to_bytes(2)
-    return b"\x81\x7f" + size.to_bytes(8)
+    return _middle_head(0x81, 126, size) if size < 65536 else _long_head(0x81, 127, size)  # noqa: PLR2004
 
 
 def payload_size(frame: bytes) -> int:

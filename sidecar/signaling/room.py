@@ -275,7 +275,7 @@ class Room:
         there = self.accounts.get(account_id, ())
         arrival = _presence_signal("connection-joined" if there else "user-joined", presence)
         for dialect in dialects:  # now: nobody is here who could not be told of
-            arrival.encode(dialect)
+            arrival.frame(dialect)
         self._say(arrival, None)
         self.accounts[account_id] = (*there, presence)
 
@@ -312,7 +312,7 @@ class Room:
         now = alone and targets is None and self._said is None and len(self.members) == 2  # noqa: PLR2004
         if targets is None:
             for dialect in () if now else self._dialects:
-                envelope.encode(dialect)
+                envelope.frame(dialect)
         else:
             here = []
             for target in targets:
