@@ -12,6 +12,7 @@ from bench.servers import Server
 
 COLOURS = {
     "sidecar": "#0b6e4f", "Node ws": "#c9a227", "websockets": "#3a6ea5", "stock Sanic": "#b0413e", "C floor": "#777777",
+    "bare uvloop": "#b8a8c8",
 }  # fmt: skip
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 860, 400, 70, 60, 60
 
@@ -87,11 +88,11 @@ def _bars(results: Results, rows: list[Case]) -> Iterator[str]:
         for number, server in enumerate(row.servers):
             if (row, server) in values:
                 value = values[row, server]
-                x, y = LEFT + group * at + number * group * 0.18, _height(value, low, high)
+                x, y = LEFT + group * at + number * group * 0.155, _height(value, low, high)
                 yield (
-                    f'<rect x="{x:.0f}" y="{y:.0f}" width="{group * 0.16:.0f}" height="{HEIGHT - BOTTOM - y:.0f}" '
+                    f'<rect x="{x:.0f}" y="{y:.0f}" width="{group * 0.14:.0f}" height="{HEIGHT - BOTTOM - y:.0f}" '
                     f'fill="{COLOURS[server.name]}"/>'
-                    f'<text x="{x + group * 0.08:.0f}" y="{y - 4:.0f}" text-anchor="middle" font-size="11">'
+                    f'<text x="{x + group * 0.07:.0f}" y="{y - 4:.0f}" text-anchor="middle" font-size="11">'
                     f"{value:.3g}</text>"
                 )
 
