@@ -1,4 +1,4 @@
-"""What rooms over several replicas cost, on a real nats-server: `make bench-cluster`, about four minutes.
+"""What rooms over several replicas cost, on a real nats-server: `make bench-cluster`, about seven minutes.
 
     python -m bench.cluster               everything, into docs/performance/cluster.md
     python -m bench.cluster relay waves   only these; nothing is written

@@ -25,23 +25,23 @@ RECONNECT_SPREAD_SECONDS = 1.0
 class Costs:
     """CPU seconds. The defaults are of one sitting; docs/performance/cluster.md has the latest."""
 
-    accept: float = 880e-6
+    accept: float = 835e-6
     """On the sidecar: token, membership and join into a room of a fleet, nothing cached."""
-    answer: float = 300e-6
+    answer: float = 267e-6
     """On the chat service, for each accept."""
-    client: float = 120e-6
+    client: float = 130e-6
     """On the load generator, for each accept."""
-    join: float = 75e-6
+    join: float = 90e-6
     """On NATS, for each accept."""
-    start: float = 0.6
+    start: float = 1.07
     """A sidecar's start until it is ready."""
-    say: float = 140e-6
+    say: float = 131e-6
     """A 1 KB broadcast on the sender's replica, but for deliveries."""
-    take: float = 110e-6
+    take: float = 107e-6
     """The same on another replica."""
-    deliver: float = 4e-6
+    deliver: float = 5e-6
     """To each receiver."""
-    pass_on: float = 53e-6
+    pass_on: float = 60e-6
     """On NATS, to each other replica."""
 
     @property
