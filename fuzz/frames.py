@@ -72,7 +72,9 @@ class _Room:
 
     id = "room"
 
-    def post(self, member: Member, signal: Signal, *, size: int, received_at: float) -> None: ...
+    def post(
+        self, member: Member, signal: Signal, *, size: int, received_at: float, alone: bool = False
+    ) -> None: ...
 
 
 class _Wheel:
@@ -117,7 +119,7 @@ class _Recorder(Connection):
 
     __slots__ = ("messages",)
 
-    def on_message(self, payload: bytes, *, text: bool) -> None:
+    def on_message(self, payload: bytes, *, text: bool, alone: bool = False) -> None:
         if self.disconnect is None:
             self.messages.append((text, payload))
 
