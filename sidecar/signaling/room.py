@@ -309,9 +309,9 @@ class Room:
         Of two, one hears only from the other: what that one says `alone` leaves nothing to wait for.
         """
         here: list[Member] | None = None
-        now = alone and targets is None and self._said is None and len(self.members) == 2  # noqa: PLR2004
+        at_once = alone and targets is None and self._said is None and len(self.members) == 2  # noqa: PLR2004
         if targets is None:
-            for dialect in () if now else self._dialects:
+            for dialect in () if at_once else self._dialects:
                 envelope.frame(dialect)
         else:
             here = []
@@ -324,7 +324,7 @@ class Room:
                 if member.offered_at and member.connection_id != envelope.sender_connection:
                     self._instruments.answered(envelope.received_at - member.offered_at)
                     member.offered_at = 0.0
-        if now:
+        if at_once:
             self._write(((envelope, None),), between_two(envelope, self.members))
         elif here is None or here:
             self._say(envelope, here)

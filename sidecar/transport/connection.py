@@ -276,7 +276,7 @@ class Connection(FrameReader):
             if self._congested:
                 self._bound_backlog()
         except Exception as error:  # noqa: BLE001 - as in data_received; the others in the room get theirs
-            if not self._transport.is_closing():  # the peer is gone, and we are about to hear of it
+            if not self._transport.is_closing():  # else the peer is gone, and we are about to be told
                 self.fail(error)
 
     def _reply(self, frame: bytes) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from sidecar.bus.checks import CHECKED_SECONDS
 from sidecar.bus.journal import KEPT_SECONDS
 from sidecar.bus.nats_client import Access
@@ -13,15 +11,6 @@ from tests.bus.nats_server import run_nats
 from tests.bus.proxy import run_proxy
 from tests.bus.test_bus_model import ACCOUNTS, ROOM, Network
 from tests.harness import guid, until
-
-
-@pytest.fixture
-def network():
-    network = Network()
-    for number in range(2):
-        network.replicas[number].join(ACCOUNTS[number])
-    network.settle(2)
-    return network
 
 
 def person(network, number):

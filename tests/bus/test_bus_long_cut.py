@@ -11,15 +11,6 @@ from tests.bus.test_bus_model import ACCOUNTS, ROOM, Network
 STEP_SECONDS = 1.0
 
 
-@pytest.fixture
-def network():
-    network = Network()
-    for number in range(2):
-        network.replicas[number].join(ACCOUNTS[number])
-    network.settle(2)
-    return network
-
-
 def people(network):
     return [next(iter(network.replicas[number].people.values())) for number in range(2)]
 

@@ -38,6 +38,16 @@ async def signals(client: Client, number: int) -> list[tuple[str, str]]:
     return [(packet["type"], packet["senderConnectionId"]) for packet in packets]
 
 
+async def fail_to_write(a: Client, b: Client) -> None:
+    """`a` says an offer, a bug keeps it from `b`, and that ends `b`."""
+    with Fault(
+        function="Connection.write", when=lambda given: given["self"].member.connection_id == b.connection_id
+    ) as bug:
+        await a.send({"type": "offer", "data": {}})
+        assert (await b.closed())[0] == 1011
+    assert bug.thrown
+
+
 async def assert_talk(a: Client, b: Client) -> None:
     mark = guid()
     await a.send({"type": "offer", "data": mark})
@@ -61,12 +71,7 @@ async def assert_sees_only(a: Client, newcomer: Client) -> None:
 
 async def test_a_receiver_whose_write_fails_ends_alone_and_the_others_get_everything(world, trio):
     a, b, c = trio
-    with Fault(
-        function="Connection.write", when=lambda given: given["self"].member.connection_id == b.connection_id
-    ) as bug:
-        await a.send({"type": "offer", "data": {}})
-        assert (await b.closed())[0] == 1011
-    assert bug.thrown
+    await fail_to_write(a, b)
     assert await signals(c, 2) == [("offer", a.connection_id), ("user-left", b.connection_id)]
     assert await signals(a, 1) == [("user-left", b.connection_id)]
     await assert_talk(a, c)
@@ -77,14 +82,20 @@ async def test_of_two_a_receiver_whose_write_fails_ends_alone(world):
     room = guid()
     a, b = await world.join(room), await world.join(room)
     assert await signals(a, 1) == [("user-joined", b.connection_id)]
-    with Fault(
-        function="Connection.write", when=lambda given: given["self"].member.connection_id == b.connection_id
-    ) as bug:
-        await a.send({"type": "offer", "data": {}})
-        assert (await b.closed())[0] == 1011
-    assert bug.thrown
+    await fail_to_write(a, b)
     assert await signals(a, 1) == [("user-left", b.connection_id)]
     assert world.traces() == BUG
+
+
+async def test_to_write_to_who_was_cut_a_moment_ago_is_no_bug(world):
+    room = guid()
+    a, b = await world.join(room), await world.join(room)
+    assert await signals(a, 1) == [("user-joined", b.connection_id)]
+    here = world.running.connections.by_id
+    here[b.connection_id]._transport.abort()
+    here[a.connection_id].on_message(b'{"type":"offer","data":{}}', text=True, alone=True)
+    assert await signals(a, 1) == [("user-left", b.connection_id)]
+    assert world.traces() == []
 
 
 async def test_a_signal_that_cannot_be_encoded_ends_its_sender_and_the_rest_of_the_tick_is_delivered(
