@@ -270,14 +270,13 @@ class Connection(FrameReader):
         if self.disconnect is not None:
             return
         try:
-            self._transport.write(frames)
+            self._transport.write(frames)  # on one that is closed: nothing, and we are about to be told
             self.packets_out += packets
             self.bytes_out += len(frames)
             if self._congested:
                 self._bound_backlog()
         except Exception as error:  # noqa: BLE001 - as in data_received; the others in the room get theirs
-            if not self._transport.is_closing():  # else the peer is gone, and we are about to be told
-                self.fail(error)
+            self.fail(error)
 
     def _reply(self, frame: bytes) -> None:
         """Answer the sender itself: the one thing that a peer who sends and never reads could pile up."""
