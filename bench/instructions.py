@@ -44,6 +44,10 @@ async def _play(library: ctypes.CDLL) -> None:
         _say(stage, WARM)
         with _counted(library, f"message, room of {size}"):
             _say(stage, MEASURED)
+        if size == 2:
+            with _counted(library, "two messages in one read, room of 2"):
+                for number in range(MEASURED):
+                    stage.say(number % 2, messages=2)
         if size == 100:
             stage.frame = client_frame(to=stage.room[1].member.identity.account_id)
             stage.say(0)

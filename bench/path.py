@@ -159,9 +159,9 @@ class Stage:
         )  # fmt: skip
         return transport
 
-    def say(self, number: int = 0) -> None:
-        """One message of the first room's member `number`, from its frame's bytes to the writes to the others."""
-        self.room[number].data_received(self.frame)
+    def say(self, number: int = 0, *, messages: int = 1) -> None:
+        """Messages of the first room's member `number` in one read, from its bytes to the writes to the others."""
+        self.room[number].data_received(self.frame * messages)
         self.tick()
 
     def tick(self) -> None:

@@ -73,7 +73,7 @@ class _Room:
     id = "room"
 
     def post(
-        self, member: Member, signal: Signal, *, size: int, received_at: float, alone: bool = False
+        self, member: Member, signal: Signal, *, size: int, received_at: float, last: bool = False
     ) -> None: ...
 
 
@@ -119,7 +119,7 @@ class _Recorder(Connection):
 
     __slots__ = ("messages",)
 
-    def on_message(self, payload: bytes, *, text: bool, alone: bool = False) -> None:
+    def on_message(self, payload: bytes, *, text: bool, last: bool = False) -> None:
         if self.disconnect is None:
             self.messages.append((text, payload))
 

@@ -90,9 +90,9 @@ class Rooms(RuleBasedStateMachine):
         pick=st.randoms(use_true_random=False),
         to=st.sampled_from([None, *ACCOUNTS]),
         narrow=st.booleans(),
-        alone=st.booleans(),
+        last=st.booleans(),
     )
-    def say(self, pick, to, narrow, alone):
+    def say(self, pick, to, narrow, last):
         if not self.members:
             return
         connection = pick.choice(list(self.members))
@@ -106,7 +106,7 @@ class Rooms(RuleBasedStateMachine):
         ]
         try:
             signal = Signal("x", json.dumps(data).encode(), to, one)
-            member.room.post(member, signal, size=1, received_at=1.0, alone=alone)
+            member.room.post(member, signal, size=1, received_at=1.0, last=last)
         except PacketError:
             assert to or one
             assert not receivers

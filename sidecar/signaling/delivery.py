@@ -38,34 +38,33 @@ Delivery = tuple[Sequence[Share], int, int]
 """The shares, and what they come to in relayed signals: deliveries and payload bytes. Presence is not counted."""
 
 
-def between_two(envelope: Envelope, members: Mapping[str, Receiver]) -> Delivery:
-    """A signal of one of two `members` to the other."""
-    one, other = members.values()
-    if one.connection_id == envelope.sender_connection:
-        one = other
-    frame = envelope.encode(one.dialect)
-    return (((one,), (frame,)),), 1, payload_size(frame)
-
-
 def put_together(
     said: Sequence[Said], members: Mapping[str, Receiver], dialects: Sequence[Dialect]
 ) -> Delivery:
     """What was said, in that order, for `members` (by connection id), who speak `dialects`."""
-    if len(said) != 1:
-        return _several(said, members, dialects)
     envelope, targets = said[0]
-    if targets is not None:
+    if targets is not None and len(said) == 1:
         return _directed(envelope, targets, members)
     if len(dialects) != 1:
         return _several(said, members, dialects)
-    # The usual tick: one signal, to everyone else, in the one dialect that is spoken here.
-    frame = envelope.frame(dialects[0])
+    # The usual tick: what one of them said, to everyone else, in the one dialect that is spoken here.
+    speaker = envelope.sender_connection
+    frames = []
+    size = signals = 0
+    for envelope, targets in said:
+        if targets is not None or envelope.sender_connection != speaker:
+            return _several(said, members, dialects)
+        frame = envelope.frame(dialects[0])
+        frames.append(frame)
+        if envelope.received_at:
+            signals += 1
+            size += payload_size(frame)
     receivers = list(members.values())
-    origin = members.get(envelope.sender_connection)
+    origin = members.get(speaker)
     if origin is not None:
         receivers.remove(origin)
-    deliveries = len(receivers) if envelope.received_at else 0
-    return ((receivers, (frame,)),), deliveries, deliveries * payload_size(frame)
+    number = len(receivers)
+    return ((receivers, frames),), number * signals, number * size
 
 
 def for_one(receiver: Receiver, said: Iterable[Said]) -> list[bytes]:

@@ -169,4 +169,4 @@ def _head(size: int) -> bytes:
 def payload_size(frame: bytes) -> int:
     """The payload bytes of a frame `text_frame` made."""
     size = len(frame)
-    return size - (2 if frame[1] < 126 else 4 if frame[1] == 126 else 10)  # noqa: PLR2004
+    return size - 4 if 128 < size < 65546 else size - (2 if size < 128 else 10)  # noqa: PLR2004 - as in _head

@@ -6,13 +6,13 @@ an outlet; presences elsewhere (other replicas) are told of by the bus.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
 from sidecar.signaling.counters import RoomCounters
-from sidecar.signaling.delivery import Delivery, Outlet, Said, between_two, for_one, put_together
-from sidecar.signaling.envelope import Dialect, Envelope, Identity, Stamps, stamp
+from sidecar.signaling.delivery import Outlet, Said, for_one, put_together
+from sidecar.signaling.envelope import Dialect, Envelope, Identity, Stamps, payload_size, stamp
 from sidecar.signaling.packets import PacketError, PacketErrorCode, Signal
 
 
@@ -198,11 +198,11 @@ class Room:
             self._dialects = tuple(dialect for dialect in self._dialects if dialect is not member.dialect)
 
     def post(
-        self, member: Member, signal: Signal, *, size: int, received_at: float, alone: bool = False
+        self, member: Member, signal: Signal, *, size: int, received_at: float, last: bool = False
     ) -> None:
         """A member says something: `size` is the payload bytes it took, `received_at` when it was read.
 
-        If `alone`, it says nothing else in this tick.
+        If `last`, nothing else was read after it.
 
         Raises:
             PacketError: TARGET_NOT_IN_ROOM.
@@ -228,7 +228,12 @@ class Room:
                 raise PacketError(
                     PacketErrorCode.TARGET_NOT_IN_ROOM, "nobody else in this room has that address"
                 )
-        self._deliver(envelope, targets, alone=alone)
+        # Of two, one hears only from the other: when that has said all there is to read, nothing is to wait for.
+        of_two = last and len(self.members) == 2  # noqa: PLR2004
+        if of_two and self._said is None and targets is None:
+            self._tell_the_other(member, envelope)
+        else:
+            self._deliver(envelope, targets)
         counters = self.counters
         counters.bytes_received += size
         if kind == "offer":
@@ -240,8 +245,10 @@ class Room:
             counters.candidates += 1
         else:
             counters.others += 1
-        if targets is None or (self.remotes and any(one.connection_id in self.remotes for one in targets)):
+        if targets is None or (self.remotes and self._is_elsewhere(targets)):
             self._bus.publish(self.id, envelope)
+        if of_two and self._said is not None:
+            self.flush()
 
     def receive(self, envelope: Envelope) -> None:
         """A connection on another replica said something."""
@@ -303,15 +310,31 @@ class Room:
             if presence.connection_id != envelope.sender_connection
         ]
 
-    def _deliver(self, envelope: Envelope, targets: list[Presence] | None, *, alone: bool = False) -> None:
-        """Encode now, where a bug is still its sender's; write at the end of the tick.
+    def _tell_the_other(self, member: Member, envelope: Envelope) -> None:
+        """Write at once to the other of two."""
+        one, other = self.members.values()
+        receiver = other if one is member else one
+        frame = envelope.encode(receiver.dialect)
+        if envelope.type == "answer":
+            self._answered(envelope, (receiver,))
+        try:
+            receiver.outlet.write(frame, 1)
+        except Exception as error:  # noqa: BLE001 - as in flush
+            receiver.outlet.fail(error)
+        counters = self.counters
+        counters.delivered += 1
+        counters.bytes_delivered += payload_size(frame)
+        self._relayed(envelope, monotonic())
 
-        Of two, one hears only from the other: what that one says `alone` leaves nothing to wait for.
-        """
+    def _is_elsewhere(self, presences: list[Presence]) -> bool:
+        """Whether one of them is on another replica."""
+        return any(presence.connection_id in self.remotes for presence in presences)
+
+    def _deliver(self, envelope: Envelope, targets: list[Presence] | None) -> None:
+        """Encode now, where a bug is still its sender's; write at the end of the tick."""
         here: list[Member] | None = None
-        at_once = alone and targets is None and self._said is None and len(self.members) == 2  # noqa: PLR2004
         if targets is None:
-            for dialect in () if at_once else self._dialects:
+            for dialect in self._dialects:
                 envelope.frame(dialect)
         else:
             here = []
@@ -320,14 +343,15 @@ class Room:
                     envelope.frame(target.dialect)
                     here.append(target)
         if envelope.type == "answer":
-            for member in self.members.values() if here is None else here:
-                if member.offered_at and member.connection_id != envelope.sender_connection:
-                    self._instruments.answered(envelope.received_at - member.offered_at)
-                    member.offered_at = 0.0
-        if at_once:
-            self._write(((envelope, None),), between_two(envelope, self.members))
-        elif here is None or here:
+            self._answered(envelope, self.members.values() if here is None else here)
+        if here is None or here:
             self._say(envelope, here)
+
+    def _answered(self, envelope: Envelope, receivers: Iterable[Member]) -> None:
+        for member in receivers:
+            if member.offered_at and member.connection_id != envelope.sender_connection:
+                self._instruments.answered(envelope.received_at - member.offered_at)
+                member.offered_at = 0.0
 
     def _say(self, envelope: Envelope, targets: list[Member] | None) -> None:
         if self._said is None:
@@ -344,15 +368,11 @@ class Room:
         try:
             if self._said is None:
                 return
-            delivery = put_together(self._said, self.members, self._dialects)
+            shares, deliveries, size = put_together(self._said, self.members, self._dialects)
         except Exception:
             self._write_one_by_one()
             raise
         said, self._said = self._said, None
-        self._write(said, delivery)
-
-    def _write(self, said: Sequence[Said], delivery: Delivery) -> None:
-        shares, deliveries, size = delivery
         for receivers, frames in shares:
             packets = len(frames)
             written = frames[0] if packets == 1 else b"".join(frames)
@@ -364,12 +384,16 @@ class Room:
         self.counters.delivered += deliveries
         self.counters.bytes_delivered += size
         now = monotonic()
-        instruments = self._instruments
         for envelope, _ in said:
             if envelope.received_at:
-                instruments.relayed(now - envelope.received_at)
-                if now >= instruments.next_sample:
-                    instruments.sampled(self.id, envelope.type, now - envelope.received_at)
+                self._relayed(envelope, now)
+
+    def _relayed(self, envelope: Envelope, now: float) -> None:
+        seconds = now - envelope.received_at
+        instruments = self._instruments
+        instruments.relayed(seconds)
+        if now >= instruments.next_sample:
+            instruments.sampled(self.id, envelope.type, seconds)
 
     def _write_one_by_one(self) -> None:
         """What could not be put together for all, for each by itself; who cannot be told even so is ended."""

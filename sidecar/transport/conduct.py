@@ -31,8 +31,6 @@ class Conduct:
 
     def allows(self, now: float) -> bool:
         """Whether a message at `now` is within the rate; else it is to be dropped."""
-        if not self._interval_seconds:
-            return True
         if self._limited:
             self._limited = self._limited + 1 if now - self._limited_at < FLOOD_PAUSE_SECONDS else 0
             self._limited_at = now

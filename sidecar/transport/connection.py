@@ -122,12 +122,15 @@ class Connection(FrameReader):
 
     # What was read
 
-    def on_message(self, payload: bytes, *, text: bool, alone: bool = False) -> None:
+    def on_message(self, payload: bytes, *, text: bool, last: bool = False) -> None:
         if self.disconnect is not None:
             return
+        size = len(payload)
         self.packets_in += 1
-        self.bytes_in += len(payload)
-        if not self._within_rate():
+        self.bytes_in += size
+        conduct = self._conduct or self._begin_conduct()
+        if not conduct.allows(self._heard_at):
+            self._drop(conduct)
             return
         try:
             if not payload.isascii():
@@ -143,9 +146,8 @@ class Connection(FrameReader):
         try:
             packet = decode(payload)
             if isinstance(packet, Signal):
-                self.member.room.post(
-                    self.member, packet, size=len(payload), received_at=self._heard_at, alone=alone
-                )
+                member = self.member
+                member.room.post(member, packet, size=size, received_at=self._heard_at, last=last)
             elif isinstance(packet, Ping):
                 self._reply(replies.pong(packet.data))
             else:
@@ -162,25 +164,25 @@ class Connection(FrameReader):
             self._awaits_pong = False
             self._home.observer.heartbeat(self._heard_at - self._pinged_at)
         else:
-            self._within_rate()  # nobody sends these but to keep us busy
+            conduct = self._conduct or self._begin_conduct()
+            if not conduct.allows(self._heard_at):  # nobody sends these but to keep us busy
+                self._drop(conduct)
 
-    def _within_rate(self) -> bool:
-        """Whether what was read may count; else it is dropped, and going on regardless ends the connection."""
-        conduct = self._conduct
-        if conduct is None:
-            limits = self._home.limits
-            conduct = self._conduct = Conduct(
-                interval_seconds=limits.message_interval_seconds, burst_seconds=limits.message_burst_seconds
-            )
-        if conduct.allows(self._heard_at):
-            return True
+    def _begin_conduct(self) -> Conduct:
+        limits = self._home.limits
+        self._conduct = Conduct(
+            interval_seconds=limits.message_interval_seconds, burst_seconds=limits.message_burst_seconds
+        )
+        return self._conduct
+
+    def _drop(self, conduct: Conduct) -> None:
+        """What was read came too fast: it does not count, and going on regardless ends the connection."""
         self._home.observer.dropped("rate_limited")
         if conduct.flooding:
             self.end(errors.MESSAGE_FLOOD)
         else:
             message = "too many messages: what comes too fast is dropped"
             self._refuse(PacketError(PacketErrorCode.RATE_LIMITED, message))
-        return False
 
     def _refuse_malformed(self, problem: PacketError) -> None:
         self._home.observer.dropped("malformed")

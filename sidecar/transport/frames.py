@@ -1,8 +1,8 @@
 """Bytes into messages: the WebSocket's framing (RFC 6455 5) and its closing handshake.
 
-Both are the `websockets` library's. Before it stands one short path for the usual case, a whole text frame in one
-piece: the library's parser is made for whatever else comes, and dropped at the frame boundary, because at rest it would
-be most of a connection's memory.
+Both are the `websockets` library's. Before it stands one short path for the usual case, whole text frames: the
+library's parser is made for whatever else comes, and dropped at the frame boundary, because at rest it would be most
+of a connection's memory.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _CLOSE = 0x88
 _CONTROL = 0x08
 _MASKED = 0x80
 _HEADER_AND_MASK = 8  # of a frame with a 16-bit size
-_SIZE_FOLLOWS = _MASKED | 126
-_first_bytes = Struct("!BBH").unpack_from
+_USUAL = _FINAL_TEXT << 8 | _MASKED | 126
+_first_bytes = Struct("!HH").unpack_from
 
 
 def frame_header(data: bytes, start: int) -> tuple[int, int]:
@@ -94,8 +94,8 @@ class FrameReader(asyncio.Protocol, ABC):
     # What a connection does with what was read
 
     @abstractmethod
-    def on_message(self, payload: bytes, *, text: bool, alone: bool = False) -> None:
-        """A whole message came. If `text`, it need not be UTF-8 yet; if `alone`, nothing else was read with it."""
+    def on_message(self, payload: bytes, *, text: bool, last: bool = False) -> None:
+        """A whole message came. If `text`, it need not be UTF-8 yet; if `last`, nothing else was read after it."""
 
     @abstractmethod
     def on_control(self, opcode: Opcode) -> None:
@@ -123,55 +123,62 @@ class FrameReader(asyncio.Protocol, ABC):
                 if len(self._partial) < self._needed:
                     return
                 data, self._partial = bytes(self._partial), None
-            if not self._read_usual(data):
-                self._read(data)
+            self._read(data)
         except Exception as error:  # noqa: BLE001 - a bug of ours ends this connection and no other
             self.fail(error)
 
-    def _read_usual(self, data: bytes) -> bool:
-        """Read what most reads are: one whole text frame with a 16-bit size. False: it is something else."""
-        if len(data) <= _HEADER_AND_MASK or self._ws is not None:
-            return False
-        first, second, size = _first_bytes(data)
-        if first != _FINAL_TEXT or second != _SIZE_FOLLOWS or len(data) != _HEADER_AND_MASK + size:
-            return False
-        limit = self._home.limits.max_message_bytes
-        if limit and size > limit:
-            return False
-        self.on_message(apply_mask(data[_HEADER_AND_MASK:], data[4:_HEADER_AND_MASK]), text=True, alone=True)
-        return True
-
     def _read(self, data: bytes) -> None:
-        """Read any number of frames, whole or not."""
+        """Read any number of frames, whole or not. Most are whole text frames with a 16-bit size."""
         ws = self._ws
         if ws is not None and (ws.close_rcvd is not None or ws.parser_exc is not None):
             return  # it said good-bye, or broke the protocol: nothing that follows counts
         start, size = 0, len(data)
         limit = self._home.limits.max_message_bytes
-        for _ in range(FRAMES_AT_A_TIME):
+        frames = 0
+        while frames < FRAMES_AT_A_TIME:
+            frames += 1
+            payload = start + _HEADER_AND_MASK
+            if payload < size and self._ws is None:
+                head, length = _first_bytes(data, start)
+                end = payload + length
+                if head == _USUAL and end <= size and (not limit or length <= limit):
+                    last = end == size
+                    self.on_message(
+                        apply_mask(data[payload:end], data[payload - 4 : payload]), text=True, last=last
+                    )
+                    if last:
+                        return
+                    start = end
+                    continue
+            start = self._read_frame(data, start)
             if start == size:
                 return
-            payload, end = frame_header(data, start)
-            if limit and end - payload > limit:
-                self._read_by_library(data[start:])  # which refuses it, however much more is to come
-                return
-            if not payload or end > size:
-                before = len(self._fragments.payload) if self._fragments else 0
-                if payload and limit and not data[start] & _CONTROL and before + end - payload > limit:
-                    self._read_by_library(data[start:])  # the message will be too big: as above
-                    return
+        self._partial, self._needed = bytearray(data[start:]), 0
+        self._transport.pause_reading()
+        self._home.soon(self._read_on)
+
+    def _read_frame(self, data: bytes, start: int) -> int:
+        """Read one frame, whole or not. Returns where the next begins."""
+        size = len(data)
+        limit = self._home.limits.max_message_bytes
+        payload, end = frame_header(data, start)
+        if limit and end - payload > limit:
+            self._read_by_library(data[start:])  # which refuses it, however much more is to come
+            return size
+        if not payload or end > size:
+            before = len(self._fragments.payload) if self._fragments else 0
+            if payload and limit and not data[start] & _CONTROL and before + end - payload > limit:
+                self._read_by_library(data[start:])  # the message will be too big: as above
+            else:
                 self._partial = bytearray(data[start:])
                 self._needed = end - start if payload else len(self._partial) + 1
-                return
-            if data[start] == _FINAL_TEXT and data[start + 1] & _MASKED and self._ws is None:
-                self.on_message(apply_mask(data[payload:end], data[payload - 4 : payload]), text=True)
-            elif self.disconnect is None or data[start] == _CLOSE:
-                self._read_by_library(data[start:end])  # while closing, only the peer's close still matters
-            start = end
-        if start < size:
-            self._partial, self._needed = bytearray(data[start:]), 0
-            self._transport.pause_reading()
-            self._home.soon(self._read_on)
+            return size
+        if data[start] == _FINAL_TEXT and data[start + 1] & _MASKED and self._ws is None:
+            message = apply_mask(data[payload:end], data[payload - 4 : payload])
+            self.on_message(message, text=True, last=end == size)
+        elif self.disconnect is None or data[start] == _CLOSE:
+            self._read_by_library(data[start:end])  # while closing, only the peer's close still matters
+        return end
 
     def _read_on(self) -> None:
         """The others had their turn, or the peer reads its answers again: what was left of a long read."""

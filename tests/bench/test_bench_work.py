@@ -19,8 +19,9 @@ from bench.accept import door
 from bench.path import Stage, client_frame
 
 # Calls of one message, from its frame's bytes to the writes to all others: what it costs by itself, and per receiver.
-CALLS_BETWEEN_TWO = 51
-CALLS_A_MESSAGE = 59
+CALLS_BETWEEN_TWO = 45
+CALLS_OF_TWO_IN_ONE_READ = 101
+CALLS_A_MESSAGE = 57
 CALLS_A_RECEIVER = 4
 CALLS_OF_AN_ACCEPT = 660
 BYTES_OF_A_BURST = 500_000
@@ -71,6 +72,11 @@ async def test_a_message_costs_a_fixed_number_of_calls_and_a_few_more_per_receiv
     assert sum(transport.writes for transport in room.transports) == 2 * (size - 1)
 
 
+async def test_a_second_message_in_one_read_costs_no_more_than_its_bound(stage):
+    room = stage(size=2)
+    assert calls_of(lambda: room.say(messages=2)) <= CALLS_OF_TWO_IN_ONE_READ
+
+
 async def test_a_message_costs_the_same_however_many_rooms_there_are(stage):
     assert calls_of(stage(size=3, rooms=500).say) == calls_of(stage(size=3, rooms=1).say)
 
@@ -93,18 +99,22 @@ async def test_what_was_said_in_one_tick_is_written_once_per_receiver(stage):
     assert [transport.writes for transport in room.transports] == [0] + [1] * 7
 
 
+@pytest.mark.parametrize("messages", [1, 2, 5])
 @pytest.mark.parametrize(("size", "at_once"), [(2, 1), (3, 0)])
-async def test_what_one_of_two_says_alone_is_written_at_once(stage, size, at_once):
+async def test_what_one_of_two_says_in_one_read_is_written_once_and_at_its_end(
+    stage, size, at_once, messages
+):
     room = stage(size=size)
-    room.room[0].data_received(room.frame)
+    room.room[0].data_received(room.frame * messages)
     assert sum(transport.writes for transport in room.transports) == at_once
     room.tick()
-    assert sum(transport.writes for transport in room.transports) == size - 1
+    assert [transport.writes for transport in room.transports] == [0] + [1] * (size - 1)
 
 
-async def test_what_one_of_two_says_in_one_read_is_written_once(stage):
+async def test_what_is_read_with_something_else_after_it_is_written_at_the_end_of_the_tick(stage):
     room = stage(size=2)
-    room.room[0].data_received(room.frame * 3)
+    room.room[0].data_received(room.frame + b"\x8a\x80\x00\x00\x00\x00")  # a pong
+    assert [transport.writes for transport in room.transports] == [0, 0]
     room.tick()
     assert [transport.writes for transport in room.transports] == [0, 1]
 

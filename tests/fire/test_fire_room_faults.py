@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from bench.path import client_frame
 from tests.fire.faults import Fault, World, one_world
 from tests.harness import Client, guid, until
 
@@ -93,7 +94,7 @@ async def test_to_write_to_who_was_cut_a_moment_ago_is_no_bug(world):
     assert await signals(a, 1) == [("user-joined", b.connection_id)]
     here = world.running.connections.by_id
     here[b.connection_id]._transport.abort()
-    here[a.connection_id].on_message(b'{"type":"offer","data":{}}', text=True, alone=True)
+    here[a.connection_id].on_message(b'{"type":"offer","data":{}}', text=True, last=True)
     assert await signals(a, 1) == [("user-left", b.connection_id)]
     assert world.traces() == []
 
@@ -127,6 +128,19 @@ async def test_what_cannot_be_put_together_for_all_is_put_together_for_each_and_
     await assert_talk(b, c)
     await assert_talk(c, a)
     assert len(world.traces()) == 1
+
+
+async def test_of_two_what_cannot_be_put_together_is_put_together_for_each_and_ends_its_sender(world):
+    room = guid()
+    a, b = await world.join(room), await world.join(room)
+    assert await signals(a, 1) == [("user-joined", b.connection_id)]
+    with Fault(function="put_together", when=lambda given: given["said"]) as bug:
+        frame = client_frame()
+        world.running.connections.by_id[a.connection_id].data_received(frame * 2)
+        assert (await a.closed())[0] == 1011
+    assert bug.thrown
+    assert await signals(b, 3) == [("offer", a.connection_id)] * 2 + [("user-left", a.connection_id)]
+    assert world.traces() == BUG
 
 
 async def test_who_cannot_be_told_even_by_itself_is_ended_and_the_others_are_told(world):
