@@ -67,8 +67,10 @@ STALLED = tuple(
 )
 """750 messages a second into the room watched: who does not read is over `SEND_BUFFER_BYTES` within two seconds."""
 GROWTH = (
-    Case("1,000 connections", "grow", 334, 3, (SIDECAR,), {"rate": 20000}),
-    Case("15,000 connections", "grow", 5000, 3, (SIDECAR,), {"rate": 20000}),
+    Case("1,000 connections, 10k deliveries/s", "grow", 334, 3, (SIDECAR,), {"rate": 5000}),
+    Case("1,000 connections, 40k deliveries/s", "grow", 334, 3, (SIDECAR,), {"rate": 20000}),
+    Case("15,000 connections, 10k deliveries/s", "grow", 5000, 3, (SIDECAR,), {"rate": 5000}),
+    Case("15,000 connections, 40k deliveries/s", "grow", 5000, 3, (SIDECAR,), {"rate": 20000}),
 )
 IDLE = (
     Case("idle, 5,000 connections", "idle", 2500, 2, EVERYONE, once=True),

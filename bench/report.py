@@ -144,7 +144,7 @@ def _growth(results: Results) -> Iterator[str]:
     if not rows:
         return
     yield "\n## As rooms and connections grow: CPU seconds per million deliveries\n"
-    yield "Rooms of 3; 40k deliveries/s spread over so many of them. Upkeep is what the connections cost without any"
+    yield "Rooms of 3; the same load spread over so many of them. Upkeep is what the connections cost without any"
     yield "message, measured by itself on the same ones and taken off the others.\n"
     yield "| | 10 rooms speak | 100 | 1,000 | all | upkeep, cores |"
     yield "|---|---:|---:|---:|---:|---:|"
