@@ -229,8 +229,8 @@ class Room:
                     PacketErrorCode.TARGET_NOT_IN_ROOM, "nobody else in this room has that address"
                 )
         # Of two, one hears only from the other: when that has said all there is to read, nothing is to wait for.
-        of_two = last and len(self.members) == 2  # noqa: PLR2004
-        if of_two and self._said is None and targets is None:
+        of_two = last and targets is None and len(self.members) == 2  # noqa: PLR2004
+        if of_two and self._said is None:
             self._tell_the_other(member, envelope)
         else:
             self._deliver(envelope, targets)
