@@ -124,8 +124,8 @@ class Stage:
             total_buffer_bytes=268_435_456,
             ice_servers=[],
             hub=hub,
-            directory=_NobodyAsks(),  # type: ignore[arg-type]  # follow and unfollow are all that is asked of it
-            verifier=None,  # type: ignore[arg-type]  # no token is refreshed here
+            directory=_NobodyAsks(),  # follow and unfollow are all that is asked of it
+            verifier=None,  # no token is refreshed here
             observer=metrics,
             log=quiet_log(),
             clock=time.time,

@@ -78,7 +78,7 @@ def _named(*rows: Case) -> dict[str, Case]:
 
 
 def _machine(results: Results, rounds: int, seconds: float) -> Iterator[str]:
-    loads = [float(run["load_average"]) for runs in results.runs.values() for run in runs]  # type: ignore[arg-type]  # read from JSON
+    loads = [float(run["load_average"]) for runs in results.runs.values() for run in runs]
     model = next(
         (
             line.split(":")[1].strip()

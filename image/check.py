@@ -225,7 +225,7 @@ async def use(
     check(await container.execute(*configuration["Healthcheck"]["Test"][1:]) == 0, "the health check passes")
     print(f"figures: a health check takes {time.monotonic() - began:.2f} s")
 
-    sidecar = Sidecar(None, port=PORT, ops_port=OPS_PORT)  # type: ignore[arg-type] - the process is the container's
+    sidecar = Sidecar(None, port=PORT, ops_port=OPS_PORT)  # the process is the container's
     room = guid()
     clients: list[Client] = []
     for _ in range(2):

@@ -119,7 +119,7 @@ class _ImpatientHttp(HttpProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         whole = False
         try:
-            super().connection_made(transport)  # type: ignore[no-untyped-call]  # Sanic gives it no types
+            super().connection_made(transport)  # type: ignore[no-untyped-call]  # `untyped_calls_exclude` misses super()
             cast(Lobby, self.connections).make_room()
             whole = self.transport is not None  # Sanic logs a bug of its own, and goes on
         finally:
@@ -147,7 +147,7 @@ class _ImpatientHttp(HttpProtocol):
             return
         if self._http is not None:
             self._http.upgrade_websocket = False
-        super().check_timeouts()  # type: ignore[no-untyped-call]  # Sanic gives it no types
+        super().check_timeouts()  # type: ignore[no-untyped-call]  # as in connection_made
 
 
 def listen(host: str, port: int, *, backlog: int) -> socket.socket:
