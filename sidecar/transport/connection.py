@@ -46,8 +46,6 @@ class Connection(FrameReader):
         "_refreshing",
         "_trace_number",
         "address",
-        "bytes_in",
-        "bytes_out",
         "closed_by_client",
         "member",
         "opened_at",
@@ -77,7 +75,7 @@ class Connection(FrameReader):
         self.request_id = request_id
         """As the client or a proxy named the handshake."""
         self.closed_by_client = False
-        self.packets_in = self.packets_out = self.bytes_in = self.bytes_out = 0
+        self.packets_in = self.packets_out = 0
         self.wheel_next: Link | None = None
         self.wheel_previous: Link | None = None
         self._allowance = 0  # the first packet's bytes, not counted against the send buffer while unsent
@@ -127,7 +125,6 @@ class Connection(FrameReader):
             return
         size = len(payload)
         self.packets_in += 1
-        self.bytes_in += size
         conduct = self._conduct or self._begin_conduct()
         if not conduct.allows(self._heard_at):
             self._drop(conduct)
@@ -274,7 +271,6 @@ class Connection(FrameReader):
         try:
             self._transport.write(frames)  # on one that is closed: nothing, and we are about to be told
             self.packets_out += packets
-            self.bytes_out += len(frames)
             if self._congested:
                 self._bound_backlog()
         except Exception as error:  # noqa: BLE001 - as in data_received; the others in the room get theirs

@@ -191,8 +191,6 @@ class Connections:
             seconds=round(seconds, 3),
             packets_in=connection.packets_in,
             packets_out=connection.packets_out,
-            bytes_in=connection.bytes_in,
-            bytes_out=connection.bytes_out,
             code=int(disconnect.code),
             reason=disconnect.reason,
             closed_by="client" if connection.closed_by_client else "sidecar",

@@ -60,8 +60,6 @@ async def test_an_ended_connection_has_one_line_with_all_there_is_to_know(world)
     assert (line["code"], line["reason"], line["closed_by"]) == (4999, "see you", "client")
     assert line["packets_in"] == 1
     assert line["packets_out"] == 2, "the welcome, and user-joined of the other"
-    assert line["bytes_in"] > 0
-    assert line["bytes_out"] > 0
     assert line["seconds"] > 0
     assert line["address"] == "127.0.0.1"
     assert not [line for line in world.sidecar.raw_log if "secret candidate" in line]
