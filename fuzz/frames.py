@@ -18,7 +18,7 @@ from websockets.server import ServerProtocol
 from sidecar.auth.claims import Principal, Use
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.packets import Signal
-from sidecar.signaling.room import Member
+from sidecar.signaling.presence import Member
 from sidecar.transport.backlog import Backlog
 from sidecar.transport.connection import Connection
 from sidecar.transport.connections import Limits

@@ -7,6 +7,7 @@ import json
 
 from sidecar.signaling.envelope import Dialect, Envelope, Identity, payload_size
 from sidecar.signaling.packets import AuthRefresh, PacketError, Ping, Signal, decode
+from sidecar.signaling.presence import Presence
 from sidecar.signaling.replies import error, pong
 
 SENDER = Identity(
@@ -46,8 +47,7 @@ def _check_signal(signal: Signal, dialect: Dialect) -> None:
     envelope = Envelope(
         type=signal.type,
         data=signal.data,
-        sender=SENDER,
-        sender_connection="22222222-2222-2222-2222-222222222222",
+        sender=Presence(connection_id="22222222-2222-2222-2222-222222222222", identity=SENDER, joined_at=1.0),
         to=signal.to,
         to_connection=signal.to_connection,
     )

@@ -275,7 +275,7 @@ class Link:
             if known.identity.account_id != presence.identity.account_id:
                 self._observer.dropped("conflict")
             else:
-                known.identity = presence.identity
+                known.identify(presence.identity)
             return
         if self._is_elsewhere(connection_id):
             self._observer.dropped("conflict")
@@ -303,8 +303,7 @@ class Link:
                 Envelope(
                     type=said.type,
                     data=said.data,
-                    sender=presence.identity,
-                    sender_connection=said.connection,
+                    sender=presence,
                     to=said.to,
                     to_connection=said.to_connection,
                     received_at=self._clock(),

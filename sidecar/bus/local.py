@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sidecar.signaling.envelope import Envelope
-from sidecar.signaling.room import Presence, Room
+from sidecar.signaling.presence import Presence
+from sidecar.signaling.room import Room
 
 
 class LocalBus:

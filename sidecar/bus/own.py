@@ -9,7 +9,7 @@ from sidecar.bus.journal import Journal, Pages
 from sidecar.bus.ports import Observer, Post
 from sidecar.bus.view import Heard
 from sidecar.signaling.envelope import Envelope
-from sidecar.signaling.room import Presence
+from sidecar.signaling.presence import Presence
 
 STATE_PART_BYTES = 32 * 1024
 """Servers may be told to take far less than their usual 1 MiB; a client's message may have 64 KiB."""

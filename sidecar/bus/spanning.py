@@ -22,7 +22,8 @@ from sidecar.bus.ports import Observer
 from sidecar.bus.replicas import Replicas
 from sidecar.guid import canonical_guid
 from sidecar.signaling.envelope import Envelope
-from sidecar.signaling.room import Presence, Room
+from sidecar.signaling.presence import Presence
+from sidecar.signaling.room import Room
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sidecar.bus import wire
-from sidecar.signaling.room import Presence
+from sidecar.signaling.presence import Presence
 
 Heard = Mapping[str, tuple[int, int]]
 """By origin: epoch and number of its last entry taken in."""

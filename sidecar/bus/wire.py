@@ -12,7 +12,7 @@ import msgspec
 from sidecar.guid import canonical_guid
 from sidecar.signaling.envelope import Envelope, Identity
 from sidecar.signaling.packets import TYPE, USUAL_TYPES
-from sidecar.signaling.room import Presence
+from sidecar.signaling.presence import Presence
 
 VERSION = 1
 MAX_ORIGIN_CHARACTERS = 64
@@ -217,7 +217,7 @@ def said(envelope: Envelope, *, origin: str, room: str, epoch: int, seq: int) ->
         room,
         epoch,
         seq,
-        envelope.sender_connection,
+        envelope.sender.connection_id,
         envelope.type,
         bytes(envelope.data),
         envelope.to,

@@ -6,32 +6,13 @@ Nothing is written here and nothing remembered: a bug in putting together has se
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
 
 from sidecar.signaling.envelope import Dialect, Envelope, payload_size
+from sidecar.signaling.presence import Member
 
-
-class Outlet(Protocol):
-    """Where the packets for one member go. Never waits."""
-
-    def write(self, frames: bytes, packets: int) -> None:
-        """Send whole frames."""
-
-    def fail(self, error: Exception) -> None:
-        """End this connection, and no other: a bug of ours kept packets from it."""
-
-
-class Receiver(Protocol):
-    """A member, as far as packets for it are concerned."""
-
-    connection_id: str
-    dialect: Dialect
-    outlet: Outlet
-
-
-Said = tuple[Envelope, Sequence[Receiver] | None]
+Said = tuple[Envelope, Sequence[Member] | None]
 """A signal, and who it is for; None: everyone but the connection it came from."""
-Share = tuple[Sequence[Receiver], Sequence[bytes]]
+Share = tuple[Sequence[Member], Sequence[bytes]]
 """Receivers who get the same, and the frames: joined when written, one share after the other, because where many speak
 at once those of all together are more than a processor's cache holds."""
 Delivery = tuple[Sequence[Share], int, int]
@@ -39,7 +20,7 @@ Delivery = tuple[Sequence[Share], int, int]
 
 
 def put_together(
-    said: Sequence[Said], members: Mapping[str, Receiver], dialects: Sequence[Dialect]
+    said: Sequence[Said], members: Mapping[str, Member], dialects: Sequence[Dialect]
 ) -> Delivery:
     """What was said, in that order, for `members` (by connection id), who speak `dialects`."""
     envelope, targets = said[0]
@@ -48,11 +29,11 @@ def put_together(
     if len(dialects) != 1:
         return _several(said, members, dialects)
     # The usual tick: what one of them said, to everyone else, in the one dialect that is spoken here.
-    speaker = envelope.sender_connection
+    speaker = envelope.sender
     frames = []
     size = signals = 0
     for envelope, targets in said:
-        if targets is not None or envelope.sender_connection != speaker:
+        if targets is not None or envelope.sender is not speaker:
             return _several(said, members, dialects)
         frame = envelope.frame(dialects[0])
         frames.append(frame)
@@ -60,23 +41,25 @@ def put_together(
             signals += 1
             size += payload_size(frame)
     receivers = list(members.values())
-    origin = members.get(speaker)
-    if origin is not None:
-        receivers.remove(origin)
+    if isinstance(speaker, Member):
+        try:  # noqa: SIM105 - `suppress` would cost as much as the rest of this
+            receivers.remove(speaker)
+        except ValueError:
+            pass  # it left in this tick
     number = len(receivers)
     return ((receivers, frames),), number * signals, number * size
 
 
-def for_one(receiver: Receiver, said: Iterable[Said]) -> list[bytes]:
+def for_one(receiver: Member, said: Iterable[Said]) -> list[bytes]:
     """The frames of one member: the plain definition of what `put_together` gives each."""
     return [
         envelope.frame(receiver.dialect)
         for envelope, targets in said
-        if (envelope.sender_connection != receiver.connection_id if targets is None else receiver in targets)
+        if (envelope.sender is not receiver if targets is None else receiver in targets)
     ]
 
 
-def _directed(envelope: Envelope, targets: Sequence[Receiver], members: Mapping[str, Receiver]) -> Delivery:
+def _directed(envelope: Envelope, targets: Sequence[Member], members: Mapping[str, Member]) -> Delivery:
     """A tick with one signal for a few."""
     shares: list[Share] = []
     size = 0
@@ -99,14 +82,14 @@ class _Own:
         """How many of the frames to all it has, or has passed over."""
 
 
-def _several(said: Sequence[Said], members: Mapping[str, Receiver], dialects: Sequence[Dialect]) -> Delivery:
+def _several(said: Sequence[Said], members: Mapping[str, Member], dialects: Sequence[Dialect]) -> Delivery:
     to_all: dict[Dialect, list[bytes]] = {dialect: [] for dialect in dialects}
     speakers = _speakers(members, dialects)
-    apart: dict[Receiver, _Own] = {}
+    apart: dict[Member, _Own] = {}
     deliveries = size = 0
     for envelope, targets in said:
         if targets is None:
-            origin = members.get(envelope.sender_connection)
+            origin = members.get(envelope.sender.connection_id)
             if origin is not None:
                 _up_to_date(apart, origin, to_all)
             for dialect, frames in to_all.items():
@@ -128,7 +111,7 @@ def _several(said: Sequence[Said], members: Mapping[str, Receiver], dialects: Se
     return _shares(members, to_all, apart), deliveries, size
 
 
-def _speakers(members: Mapping[str, Receiver], dialects: Sequence[Dialect]) -> dict[Dialect, int]:
+def _speakers(members: Mapping[str, Member], dialects: Sequence[Dialect]) -> dict[Dialect, int]:
     if len(dialects) == 1:
         return {dialects[0]: len(members)}
     numbers = dict.fromkeys(dialects, 0)
@@ -138,7 +121,7 @@ def _speakers(members: Mapping[str, Receiver], dialects: Sequence[Dialect]) -> d
 
 
 def _shares(
-    members: Mapping[str, Receiver], to_all: dict[Dialect, list[bytes]], apart: dict[Receiver, _Own]
+    members: Mapping[str, Member], to_all: dict[Dialect, list[bytes]], apart: dict[Member, _Own]
 ) -> list[Share]:
     """Shared bytes to those who get just what is said to all; to the others, their own."""
     shares: list[Share] = []
@@ -155,9 +138,7 @@ def _shares(
     return shares
 
 
-def _up_to_date(
-    apart: dict[Receiver, _Own], member: Receiver, to_all: dict[Dialect, list[bytes]]
-) -> list[bytes]:
+def _up_to_date(apart: dict[Member, _Own], member: Member, to_all: dict[Dialect, list[bytes]]) -> list[bytes]:
     """The frames of a member apart, with what was said to all so far."""
     own = apart.get(member)
     if own is None:

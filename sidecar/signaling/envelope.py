@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from struct import Struct
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from sidecar.rfc3339 import rfc3339
 from sidecar.signaling.packets import USUAL_TYPES
+
+if TYPE_CHECKING:
+    from sidecar.signaling.presence import Presence
 
 _encode = msgspec.json.encode
 _middle_head = Struct("!BBH").pack
@@ -108,7 +113,7 @@ _STAMP = {
     for dialect, (_, _, account, connection, info) in _SPELLING.items()
 }
 
-Stamps = dict[Dialect, bytes]
+Stamps = Mapping[Dialect, bytes]
 """One sender's stamp by dialect: what ends each of its signals."""
 
 
@@ -117,14 +122,11 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False):
 
     type: str
     data: msgspec.Raw | bytes
-    sender: Identity
-    sender_connection: str
+    sender: Presence
     to: str | None = None
     to_connection: str | None = None
     received_at: float = 0.0
     """On the clock of the loop, for `relay_duration_seconds`; 0 for what the sidecar itself has to say."""
-    stamps: Stamps | None = None
-    """Where the sender's stamps are kept from one signal to the next; None: nowhere."""
     _frames: dict[Dialect, bytes] = {}
 
     def frame(self, dialect: Dialect) -> bytes:
@@ -136,11 +138,12 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False):
 
     def encode(self, dialect: Dialect) -> bytes:
         """Make the frame."""
-        end = None if self.stamps is None else self.stamps.get(dialect)
+        sender = self.sender
+        end = sender.stamps.get(dialect)
         if end is None:
-            end = stamp(dialect, self.sender, self.sender_connection)
-            if self.stamps is not None:
-                self.stamps[dialect] = end
+            end = stamp(dialect, sender.identity, sender.connection_id)
+            if self.received_at:
+                sender.stamps = {**sender.stamps, dialect: end}
         begin = _USUAL_BEGIN[dialect].get(self.type) or _BEGIN[dialect] % self.type.encode()
         if self.to_connection is not None:
             end = _TO_CONNECTION[dialect] % self.to_connection.encode() + end

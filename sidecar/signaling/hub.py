@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 from sidecar.errors import Refusal, RefusalCode
 from sidecar.signaling.counters import RoomCounterBook
-from sidecar.signaling.delivery import Outlet
 from sidecar.signaling.envelope import Dialect, Identity
-from sidecar.signaling.room import Bus, Instruments, Member, Participant, Room
+from sidecar.signaling.presence import Member, Outlet
+from sidecar.signaling.room import Bus, Instruments, Participant, Room
 
 
 class Hub:

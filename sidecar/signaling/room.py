@@ -11,9 +11,10 @@ from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
 from sidecar.signaling.counters import RoomCounters
-from sidecar.signaling.delivery import Outlet, Said, for_one, put_together
-from sidecar.signaling.envelope import Dialect, Envelope, Identity, Stamps, payload_size, stamp
+from sidecar.signaling.delivery import Said, for_one, put_together
+from sidecar.signaling.envelope import Dialect, Envelope, Identity, payload_size, stamp
 from sidecar.signaling.packets import PacketError, PacketErrorCode, Signal
+from sidecar.signaling.presence import Member, Presence
 
 
 class Bus(Protocol):
@@ -58,43 +59,6 @@ class Instruments(Protocol):
 
     def sampled(self, room_id: str, type: str, seconds: float) -> None:  # noqa: A002 - the wire's word
         """A relay after `next_sample`, which this puts off; it is among the `relayed` too."""
-
-
-class Presence:
-    """A connection in a room, on this replica or another."""
-
-    __slots__ = ("connection_id", "identity", "joined_at")
-
-    def __init__(self, *, connection_id: str, identity: Identity, joined_at: float) -> None:
-        self.connection_id = connection_id
-        self.identity = identity
-        self.joined_at = joined_at
-        """Seconds since the epoch."""
-
-
-class Member(Presence):
-    """A connection in a room on this replica."""
-
-    __slots__ = ("dialect", "offered_at", "outlet", "room", "stamps")
-
-    def __init__(
-        self,
-        *,
-        connection_id: str,
-        identity: Identity,
-        joined_at: float,
-        dialect: Dialect,
-        room: Room,
-        outlet: Outlet,
-    ) -> None:
-        super().__init__(connection_id=connection_id, identity=identity, joined_at=joined_at)
-        self.dialect = dialect
-        self.room = room
-        self.outlet = outlet
-        self.offered_at = 0.0
-        """When its unanswered offer was read, on the monotonic clock; 0 where there is none."""
-        self.stamps: Stamps | None = None
-        """What ends its signals, kept from its first one on."""
 
 
 class Participant(NamedTuple):
@@ -208,18 +172,13 @@ class Room:
             PacketError: TARGET_NOT_IN_ROOM.
         """
         kind = signal.type
-        stamps = member.stamps
-        if stamps is None:
-            stamps = member.stamps = {}
         envelope = Envelope(
             type=kind,
             data=signal.data,
-            sender=member.identity,
-            sender_connection=member.connection_id,
+            sender=member,
             to=signal.to,
             to_connection=signal.to_connection,
             received_at=received_at,
-            stamps=stamps,
         )
         targets = None
         if signal.to is not None or signal.to_connection is not None:
@@ -258,7 +217,7 @@ class Room:
         """A connection joined on another replica, or who it belongs to changed."""
         known = self.remotes.get(presence.connection_id)
         if known is not None:
-            known.identity = presence.identity
+            known.identify(presence.identity)
             return
         self._appear(presence, self._dialects)
         if not self.remotes:
@@ -273,8 +232,7 @@ class Room:
 
     def identify(self, member: Member, identity: Identity) -> None:
         """The chat service changed a name, nick or profile: later packets carry the new one."""
-        stamps = {member.dialect: stamp(member.dialect, identity, member.connection_id)}
-        member.identity, member.stamps = identity, stamps
+        member.identify(identity, {member.dialect: stamp(member.dialect, identity, member.connection_id)})
         self._bus.joined(self.id, member)
 
     def _appear(self, presence: Presence, dialects: Sequence[Dialect]) -> None:
@@ -301,13 +259,11 @@ class Room:
             one = self.members.get(envelope.to_connection) or self.remotes.get(envelope.to_connection)
             if one is None or (envelope.to is not None and one.identity.account_id != envelope.to):
                 return []
-            return [] if one.connection_id == envelope.sender_connection else [one]
+            return [] if one is envelope.sender else [one]
         if envelope.to is None:
             return None
         return [
-            presence
-            for presence in self.accounts.get(envelope.to, ())
-            if presence.connection_id != envelope.sender_connection
+            presence for presence in self.accounts.get(envelope.to, ()) if presence is not envelope.sender
         ]
 
     def _tell_the_other(self, member: Member, envelope: Envelope) -> None:
@@ -349,7 +305,7 @@ class Room:
 
     def _answered(self, envelope: Envelope, receivers: Iterable[Member]) -> None:
         for member in receivers:
-            if member.offered_at and member.connection_id != envelope.sender_connection:
+            if member.offered_at and member is not envelope.sender:
                 self._instruments.answered(envelope.received_at - member.offered_at)
                 member.offered_at = 0.0
 
@@ -413,4 +369,4 @@ def _joined_at(presences: Sequence[Presence]) -> float:
 
 
 def _presence_signal(type: str, presence: Presence) -> Envelope:  # noqa: A002 - the wire's word
-    return Envelope(type=type, data=b"{}", sender=presence.identity, sender_connection=presence.connection_id)
+    return Envelope(type=type, data=b"{}", sender=presence)

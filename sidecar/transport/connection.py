@@ -17,7 +17,8 @@ from sidecar.auth.verifier import Principal
 from sidecar.errors import Disconnect
 from sidecar.signaling import replies
 from sidecar.signaling.packets import AuthRefresh, PacketError, PacketErrorCode, Ping, Signal, decode
-from sidecar.signaling.room import Member, Participant
+from sidecar.signaling.presence import Member
+from sidecar.signaling.room import Participant
 from sidecar.transport import refresh
 from sidecar.transport.conduct import Conduct
 from sidecar.transport.frames import FrameReader

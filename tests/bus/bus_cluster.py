@@ -18,7 +18,8 @@ from sidecar.signaling.counters import RoomCounters
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import Signal
-from sidecar.signaling.room import Member, Participant
+from sidecar.signaling.presence import Member
+from sidecar.signaling.room import Participant
 from sidecar.transport.frames import frame_header
 from tests.harness import guid, until
 

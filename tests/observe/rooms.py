@@ -8,7 +8,7 @@ from sidecar.observe.refusals import Refusals
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import Signal
-from sidecar.signaling.room import Member
+from sidecar.signaling.presence import Member
 from tests.harness import guid
 
 

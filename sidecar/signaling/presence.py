@@ -1,0 +1,64 @@
+"""Who is in a room."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from sidecar.signaling.envelope import Dialect, Identity, Stamps
+
+if TYPE_CHECKING:
+    from sidecar.signaling.room import Room
+
+_NO_STAMPS: Final[Stamps] = {}
+"""Of all who said nothing yet: one for all, never written to."""
+
+
+class Outlet(Protocol):
+    """Where the packets for one member go. Never waits."""
+
+    def write(self, frames: bytes, packets: int) -> None:
+        """Send whole frames."""
+
+    def fail(self, error: Exception) -> None:
+        """End this connection, and no other: a bug of ours kept packets from it."""
+
+
+class Presence:
+    """A connection in a room, on this replica or another."""
+
+    __slots__ = ("connection_id", "identity", "joined_at", "stamps")
+
+    def __init__(self, *, connection_id: str, identity: Identity, joined_at: float) -> None:
+        self.connection_id = connection_id
+        self.identity = identity
+        self.joined_at = joined_at
+        """Seconds since the epoch."""
+        self.stamps = _NO_STAMPS
+        """Kept from its first signal on."""
+
+    def identify(self, identity: Identity, stamps: Stamps = _NO_STAMPS) -> None:
+        """Who it belongs to changed; `stamps` are those made of that already."""
+        self.identity, self.stamps = identity, stamps
+
+
+class Member(Presence):
+    """A connection in a room on this replica."""
+
+    __slots__ = ("dialect", "offered_at", "outlet", "room")
+
+    def __init__(
+        self,
+        *,
+        connection_id: str,
+        identity: Identity,
+        joined_at: float,
+        dialect: Dialect,
+        room: Room,
+        outlet: Outlet,
+    ) -> None:
+        super().__init__(connection_id=connection_id, identity=identity, joined_at=joined_at)
+        self.dialect = dialect
+        self.room = room
+        self.outlet = outlet
+        self.offered_at = 0.0
+        """When its unanswered offer was read, on the monotonic clock; 0 where there is none."""
