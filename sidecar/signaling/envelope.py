@@ -118,7 +118,10 @@ Stamps = Mapping[Dialect, bytes]
 
 
 class Envelope(msgspec.Struct, kw_only=True, gc=False):
-    """One signal on its way to a room: dialect-free, stamped with the sender that was verified."""
+    """One signal on its way to a room: dialect-free, stamped with the sender that was verified.
+
+    The garbage collector does not see it: a room holds it until the end of the tick and lets it go then.
+    """
 
     type: str
     data: msgspec.Raw | bytes

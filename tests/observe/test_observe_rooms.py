@@ -174,6 +174,7 @@ async def test_100_000_rooms_coming_and_going_leave_memory_and_page_as_they_were
             member = join(hub, guid())
             say(member)
             hub.leave(member)
+            member.room.flush()  # the end of the tick
             clock.now += 0.05
 
     churn(10_000)
