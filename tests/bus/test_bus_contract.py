@@ -157,6 +157,8 @@ class TestOnOneReplica:
     async def test_a_changed_name_is_on_later_packets_everywhere(self, cluster, room):
         alice, bob = await cluster[0].join(room, name="old"), await cluster[1].join(room)
         await cluster.flush()
+        alice.say("offer")  # from here on her stamps are kept
+        await cluster.flush()
         identity = alice.member.identity
         renamed = type(identity)(
             account_id=identity.account_id, name="new", nick="n", profile=b'{"a":1}', updated_at=5.0
@@ -164,7 +166,8 @@ class TestOnOneReplica:
         alice.member.room.identify(alice.member, renamed)
         alice.say("offer")
         await cluster.flush()
-        info = bob.heard("offer")[0]["senderInfo"]
+        before, info = (offer["senderInfo"] for offer in bob.heard("offer"))
+        assert (before["name"], before["nick"]) == ("old", "")
         assert (info["name"], info["nick"], info["profile"]) == ("new", "n", {"a": 1})
         assert bob.presence() == []
 
