@@ -31,10 +31,16 @@ def main() -> None:
         world = World(Path(name))
         world.build(node=True)
         counted = instructions.count(Path(name))
+        lines = instructions.cold_lines(Path(name))
         with world.chat_service():
             results = run_rounds(world, gate, rounds=ROUNDS, seconds=SECONDS)
     verdicts = [
         *_instructions(bounds["instructions"], counted),
+        (
+            lines <= bounds["cold_lines"],
+            f"cache lines of its own, message in one of {instructions.MANY_ROOMS:,} rooms: {lines:.1f}, "
+            f"bound {bounds['cold_lines']}",
+        ),
         *_runs(bounds["node_over_ours"], gate, results),
     ]
     for good, text in verdicts:

@@ -1,6 +1,8 @@
 """Instructions of one message and of one accept, counted by valgrind: they repeat where times do not.
 
-`python -m bench.instructions` prints them; with `--functions` also where they go. Needs valgrind (its package has the
+Also the memory that only one room's messages touch: what makes a message dearer where rooms are many.
+
+`python -m bench.instructions` prints both; with `--functions` also where they go. Needs valgrind (its package has the
 header that `collect.c` is compiled with) and a C compiler.
 """
 
@@ -12,6 +14,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import random
 import re
 import subprocess
 import sys
@@ -22,11 +25,14 @@ from pathlib import Path
 import uvloop
 
 from bench.accept import door
-from bench.path import Stage, client_frame
+from bench.path import CountingTransport, Stage, client_frame
 
 ROOT = Path(__file__).parent.parent
 WARM = 100
 MEASURED = 200
+MANY_ROOMS = 5000
+MEASURED_AMONG_MANY = 3000
+CACHE = "1048576,16,64"  # bytes, ways, bytes of a line: a second-level cache of today
 
 
 @contextlib.contextmanager
@@ -62,6 +68,25 @@ async def _play(library: ctypes.CDLL) -> None:
     stage.close()
 
 
+async def _wander(library: ctypes.CDLL) -> None:
+    """Messages of anybody in many rooms of 3."""
+    stage = Stage(size=3, rooms=MANY_ROOMS, transport=CountingTransport())
+    stage.room = list(stage.connections.by_id.values())
+    chance = random.Random(1)
+    for _ in range(2):
+        for number in chance.sample(range(len(stage.room)), len(stage.room)):
+            stage.say(number)
+    gc.collect()
+    library.start()
+    for _ in range(MEASURED_AMONG_MANY):  # what all messages touch is in the cache from here on
+        stage.say(chance.randrange(len(stage.room)))
+    library.zero()
+    for _ in range(MEASURED_AMONG_MANY):
+        stage.say(chance.randrange(len(stage.room)))
+    library.stop(b"among many")
+    stage.close()
+
+
 async def _accept(library: ctypes.CDLL) -> None:
     with tempfile.TemporaryDirectory() as name:
         async with door(Path(name)) as entrance:
@@ -84,6 +109,23 @@ def count(directory: Path) -> dict[str, int]:
 
     Raises: CalledProcessError, FileNotFoundError (no valgrind).
     """
+    return {
+        label: round(totals["Ir"] / MEASURED) for label, totals in _run(directory, "calls", "--play").items()
+    }
+
+
+def cold_lines(directory: Path) -> float:
+    """Cache lines one message in one of `MANY_ROOMS` rooms of 3 finds outside of `CACHE`, by valgrind's simulation.
+
+    Raises: as `count`.
+    """
+    options = ("--cache-sim=yes", f"--LL={CACHE}")
+    (totals,) = _run(directory, "lines", "--wander", *options).values()
+    return (totals["DLmr"] + totals["DLmw"]) / MEASURED_AMONG_MANY
+
+
+def _run(directory: Path, name: str, what: str, *options: str) -> dict[str, dict[str, int]]:
+    """Totals by event, for each label that was played."""
     library = directory / "collect.so"
     subprocess.run(
         [os.environ.get("CC", "cc"), "-O2", "-shared", "-fPIC", "-o", library, ROOT / "bench" / "collect.c"],
@@ -91,36 +133,44 @@ def count(directory: Path) -> dict[str, int]:
     )
     subprocess.run(
         [
-            "valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no",
-            f"--callgrind-out-file={directory / 'calls'}",
-            sys.executable, "-m", "bench.instructions", "--play", library,
+            "valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", *options,
+            f"--callgrind-out-file={directory / name}", f"--log-file={directory / name}-log",
+            sys.executable, "-m", "bench.instructions", what, library,
         ],
         check=True, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "0"},
     )  # fmt: skip
-    counts = {}
-    for file in sorted(directory.glob("calls.*"), key=lambda path: int(path.suffix[1:])):
+    totals = {}
+    for file in sorted(directory.glob(f"{name}.*"), key=lambda path: int(path.suffix[1:])):
         text = file.read_text()
         label = re.search(r"^desc: Trigger: Client Request: (.*)$", text, re.MULTILINE)
-        total = re.search(r"^(?:summary|totals): (\d+)$", text, re.MULTILINE)
-        if label and total:
-            counts[label[1]] = round(int(total[1]) / MEASURED)
-    return counts
+        events = re.search(r"^events: (.*)$", text, re.MULTILINE)
+        counts = re.search(r"^(?:summary|totals): (.*)$", text, re.MULTILINE)
+        if label and events and counts:
+            totals[label[1]] = dict(zip(events[1].split(), map(int, counts[1].split()), strict=True))
+    return totals
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--functions", action="store_true")
     parser.add_argument("--play", metavar="LIBRARY", help=argparse.SUPPRESS)
+    parser.add_argument("--wander", metavar="LIBRARY", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.play:
         library = ctypes.CDLL(arguments.play)
         asyncio.run(_play(library))
         uvloop.run(_accept(library))
         return
+    if arguments.wander:
+        asyncio.run(_wander(ctypes.CDLL(arguments.wander)))
+        return
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         for label, number in count(directory).items():
             print(f"{number:>10,}  {label}")
+        print(
+            f"{cold_lines(directory):>10.1f}  cache lines of its own, message in one of {MANY_ROOMS:,} rooms of 3"
+        )
         if arguments.functions:
             subprocess.run(["callgrind_annotate", "--threshold=90", directory / "calls.1"], check=True)
 

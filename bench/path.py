@@ -96,9 +96,12 @@ class _NobodyAsks:
 
 
 class Stage:
-    """`rooms` rooms of `size`, everything on as in the shipped program. Make it inside a running loop."""
+    """`rooms` rooms of `size`, everything on as in the shipped program. Make it inside a running loop.
 
-    def __init__(self, *, size: int, rooms: int = 1) -> None:
+    `transport` is one for all, where what they count is of no interest.
+    """
+
+    def __init__(self, *, size: int, rooms: int = 1, transport: CountingTransport | None = None) -> None:
         self._ticks: list[Callable[[], None]] = []
         metrics = Metrics(max_rooms=200, room_label=True, connections_limit=10_000, refusals=Refusals())
         hub = Hub(
@@ -130,17 +133,20 @@ class Stage:
             log=quiet_log(),
             clock=time.time,
         )
-        self.transports = [self._open(room, number) for room in range(rooms) for number in range(size)]
+        self.transports = [
+            self._open(room, number, transport or CountingTransport())
+            for room in range(rooms)
+            for number in range(size)
+        ]
         self.tick()
         self.room: list[Connection] = list(self.connections.by_id.values())[:size]
         self.frame = client_frame()
-        for transport in self.transports:
-            transport.writes = transport.bytes = 0
+        for opened in self.transports:
+            opened.writes = opened.bytes = 0
 
-    def _open(self, room: int, number: int) -> CountingTransport:
+    def _open(self, room: int, number: int, transport: CountingTransport) -> CountingTransport:
         account = str(uuid.UUID(int=(room << 32) + number))
         key = MemberKey(str(uuid.UUID(int=(1 << 100) + room)), account)
-        transport = CountingTransport()
         self.connections.open(
             transport,
             head=b"",
