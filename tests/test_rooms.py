@@ -54,6 +54,7 @@ class Rooms(RuleBasedStateMachine):
         self.members: dict[str, tuple] = {}  # connection id -> member, room, account, outlet
         self.expected: dict[str, list] = {}
         self.delivered = 0
+        self.spoke: set[str] = set()
 
     def others(self, room: str, but: str):
         return [c for c, (_, where, _, _) in self.members.items() if where == room and c != but]
@@ -78,9 +79,10 @@ class Rooms(RuleBasedStateMachine):
     def leave(self, pick):
         if self.members:
             connection = pick.choice(list(self.members))
-            member, room, account, _ = self.members.pop(connection)
-            self.tick()
+            member, room, account, outlet = self.members.pop(connection)
             self.hub.leave(member)
+            missed = self.expected[connection][len(outlet.packets) :]
+            self.delivered -= sum(kind == "x" for kind, *_ in missed)
             rest = [c for c, (_, where, who, _) in self.members.items() if (where, who) == (room, account)]
             for other in self.others(room, connection):
                 self.expected[other].append(("connection-left" if rest else "user-left", connection, {}))
@@ -115,6 +117,7 @@ class Rooms(RuleBasedStateMachine):
             for receiver in receivers:
                 self.expected[receiver].append(("x", connection, data))
             self.delivered += len(receivers)
+            self.spoke.add(connection)
 
     @rule()
     def tick(self):
@@ -137,6 +140,12 @@ class Rooms(RuleBasedStateMachine):
                 assert info["id"] == account
                 got.append((data["type"], sender, data["data"]))
             assert got == self.expected[connection]
+        assert self.metrics.rooms.totals().delivered == self.delivered
+
+    @invariant()
+    def who_said_nothing_keeps_no_stamp(self):
+        for connection, (member, *_) in self.members.items():
+            assert not member.stamps or connection in self.spoke
 
     @invariant()
     def empty_rooms_are_forgotten(self):

@@ -145,7 +145,7 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False):
         end = sender.stamps.get(dialect)
         if end is None:
             end = stamp(dialect, sender.identity, sender.connection_id)
-            if self.received_at:
+            if self.received_at:  # who only came and goes would keep its stamp for nothing
                 sender.stamps = {**sender.stamps, dialect: end}
         begin = _USUAL_BEGIN[dialect].get(self.type) or _BEGIN[dialect] % self.type.encode()
         if self.to_connection is not None:
