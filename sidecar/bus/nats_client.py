@@ -117,9 +117,9 @@ class RoomClient(Client):
             if writer is not None:
                 writer.transport.abort()
 
-    def _setup_server_pool(self, connect_url: str | list[str]) -> None:
+    def _setup_server_pool(self, connect_url: list[str]) -> None:
         """What was configured comes first: addresses that an earlier connection told of may be gone."""
-        super()._setup_server_pool(connect_url)  # type: ignore[arg-type]  # it takes a string too
+        super()._setup_server_pool(connect_url)
         self._server_pool += self._besides
 
     async def _note(self, problem: Exception) -> None:
@@ -143,11 +143,16 @@ class RoomClient(Client):
             del self.discovered[MAX_DISCOVERED:]
 
     async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+        self,
+        sid: int,
+        subject: bytes,
+        reply: bytes,
+        data: bytes,
+        headers: Any,  # the library says bytes, and passes None
     ) -> None:
         self.heard_at = self._clock()
         if not subject.startswith(self._subjects):
-            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]  # it passes None too
+            await super()._process_msg(sid, subject, reply, data, headers)
         elif headers is None:
             self._on_message(subject.decode(), data)
         elif headers.startswith(NO_RESPONDERS):
