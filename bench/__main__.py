@@ -15,6 +15,7 @@ from pathlib import Path
 from bench import cases, plot, reconnect, report
 from bench.reconnect import Wave
 from bench.rounds import Results, run_round
+from bench.servers import NODE_WS
 from bench.world import ROOT, World
 
 OUTPUT = ROOT / "docs" / "performance"
@@ -27,16 +28,15 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name has this in it; nothing is written then")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended
+    chosen = [case for case in cases.ALL if arguments.only in case.name]
     results, waves, table = Results(), list[Wave](), ""
     with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as name:
         world = World(Path(name))
-        world.build(node=True)
+        world.build(node=any(NODE_WS in case.servers for case in chosen))
         for number in range(arguments.rounds):
-            chosen = [
-                case for case in cases.ALL if arguments.only in case.name and not (case.once and number)
-            ]
+            due = [case for case in chosen if not (case.once and number)]
             with world.chat_service():
-                run_round(world, chosen, results, seconds=arguments.seconds)
+                run_round(world, due, results, seconds=arguments.seconds)
                 if not arguments.only:
                     waves += _waves(world, results)
             table = report.markdown(results, waves, rounds=number + 1, seconds=arguments.seconds)

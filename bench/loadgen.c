@@ -6,9 +6,9 @@
 //   sat     closed loop: W messages under way per room; server CPU seconds per million deliveries
 //   lat     open loop at `rate` messages a second: latency percentiles. A message's clock starts when it was due, not
 //           when it was sent, so that a server (or generator) that falls behind shows it
-//   grow    open loop, said by the first 10, 100, 1,000 … and at last all rooms, each for `dur`: CPU seconds per million
-//           deliveries of each step without the upkeep of the connections, which are the same ones throughout, and that
-//           upkeep by itself
+//   grow    open loop, said by the first 10, 100, 1,000 … and at last all rooms, each for `dur`, after everybody spoke
+//           once: CPU seconds per million deliveries, and TCP segments a delivery, of each step without the upkeep of the
+//           connections, which are the same ones throughout, and that upkeep by itself
 //   idle    connections that say nothing: RSS per connection, CPU of keeping them
 //   accept  `passes` times: open all, `conc` at a time, then close all; accepts a second for each pass
 //
@@ -138,6 +138,19 @@ static long server_memory_kb(const char *format) {
 }
 
 static long server_rss_kb(void) { return server_memory_kb("VmRSS: %ld"); }
+
+// Sent by anybody in this network namespace, acknowledgements among them: loopback's are the load's and the server's
+static double tcp_segments(void) {
+  char line[512];
+  FILE *in = fopen("/proc/net/snmp", "r");
+  double segments = 0;
+  while (in && fgets(line, sizeof line, in))
+    if (sscanf(line, "Tcp: %*d %*d %*d %*d %*d %*d %*d %*d %*d %*d %lf", &segments) == 1)
+      break;
+  if (in)
+    fclose(in);
+  return segments;
+}
 
 static double own_cpu(void) {
   struct rusage used;
@@ -473,30 +486,45 @@ static void run_idle(int count) {
          before / 1024.0, idle / 1024.0, idle_cpu, (unsigned long)refused);
 }
 
-// What the connections cost that say nothing, as a share of a core
-static double upkeep(void) {
-  double cpu = server_cpu();
-  read_for(UPKEEP_SECONDS);
-  return (server_cpu() - cpu) / UPKEEP_SECONDS;
+typedef struct {
+  double seconds, server_cpu, own_cpu, deliveries, sent, segments;
+} Load;
+
+static Load so_far(void) { return (Load){now() / 1e9, server_cpu(), own_cpu(), delivered, sent, tcp_segments()}; }
+
+static Load since(Load then) {
+  Load l = so_far();
+  return (Load){l.seconds - then.seconds, l.server_cpu - then.server_cpu, l.own_cpu - then.own_cpu,
+                l.deliveries - then.deliveries, l.sent - then.sent, l.segments - then.segments};
 }
 
-typedef struct {
-  double took, server_cpu, own_cpu, deliveries, sent;
-} Load;
+// What the connections cost that say nothing
+static Load upkeep(void) {
+  Load before = so_far();
+  read_for(UPKEEP_SECONDS);
+  return since(before);
+}
+
+// What a first message leaves behind is there before anything is measured
+static void everybody_speaks_once(int count) {
+  uint64_t begun = now();
+  for (int spoke = 0; spoke < count; read_ready(0))
+    for (; spoke < count && now() >= begun + (uint64_t)(spoke * 1e9 / rate); spoke++)
+      fire(&rooms[spoke % room_count], 0);
+}
 
 // The first `speaking` rooms in turn, for the warm-up and the measured time
 static Load load(int speaking) {
   measuring = 0;
   uint64_t begun = now(), measured_from = begun + (uint64_t)(warm_seconds * 1e9);
   uint64_t end = measured_from + (uint64_t)(seconds * 1e9), due = begun, fired = 0;
-  Load before = {0};
+  Load before = so_far();
   for (int r = 0; saturating && r < room_count; r++)
     keep_window_full(&rooms[r]);
   for (uint64_t t; (t = now()) < end;) {
     if (!measuring && t >= measured_from) {
       measuring = 1;
-      before = (Load){0, server_cpu(), own_cpu(), delivered, sent};
-      measured_from = t;
+      before = so_far();
     }
     for (int burst = 0; stamping && t >= due && burst < 64; burst++) {
       fire(&rooms[fired % speaking], due);
@@ -504,8 +532,7 @@ static Load load(int speaking) {
     }
     read_ready(stamping ? 0 : 100);
   }
-  return (Load){(now() - measured_from) / 1e9, server_cpu() - before.server_cpu, own_cpu() - before.own_cpu,
-                delivered - before.deliveries, sent - before.sent};
+  return since(before);
 }
 
 static void run_load(int count) {
@@ -534,29 +561,33 @@ static void run_load(int count) {
   printf("{\"mode\":\"%s\",\"rooms\":%d,\"size\":%d,\"bytes\":%d,\"deliveries_per_s\":%.0f,\"sent_per_s\":%.0f,\"server_cpu\":%.3f,"
          "\"generator_cpu\":%.3f,\"cpu_s_per_million\":%.3f,\"p50_us\":%.0f,\"p99_us\":%.0f,\"p999_us\":%.0f,"
          "\"max_us\":%.0f,\"peak_mb\":%.1f,\"stalled_closed\":%d,\"refused\":%lu}\n",
-         stamping ? "lat" : "sat", room_count, room_size, message_bytes, done.deliveries / done.took, done.sent / done.took,
-         done.server_cpu / done.took, done.own_cpu / done.took, done.deliveries ? done.server_cpu / done.deliveries * 1e6 : 0,
+         stamping ? "lat" : "sat", room_count, room_size, message_bytes, done.deliveries / done.seconds, done.sent / done.seconds,
+         done.server_cpu / done.seconds, done.own_cpu / done.seconds, done.deliveries ? done.server_cpu / done.deliveries * 1e6 : 0,
          us[0], us[1], us[2], slowest_us, peak / 1024.0, stalled_closed, (unsigned long)refused);
 }
 
 static void run_grow(int count) {
   open_all(count);
   settle();
-  double idle = upkeep();
+  everybody_speaks_once(count);
+  settle();
+  Load idle = upkeep();
   stamping = 1;
-  char costs[256] = "", rates[256] = "";
+  char costs[256] = "", segments[256] = "", rates[256] = "";
   int behind = 0; // steps that were not borne
   for (int speaking = 10, last = 0; !last; speaking *= 10) {
     last = speaking >= room_count;
     Load done = load(last ? room_count : speaking);
-    behind += done.deliveries < 0.9 * rate * (room_size - 1) * done.took;
+    behind += done.deliveries < 0.9 * rate * (room_size - 1) * done.seconds;
+    double each = done.deliveries ? done.deliveries : 1, share = done.seconds / idle.seconds;
     const char *comma = *costs ? "," : "";
-    sprintf(costs + strlen(costs), "%s%.3f", comma, (done.server_cpu - idle * done.took) / (done.deliveries ? done.deliveries : 1) * 1e6);
-    sprintf(rates + strlen(rates), "%s%.0f", comma, done.deliveries / done.took);
+    sprintf(costs + strlen(costs), "%s%.3f", comma, (done.server_cpu - idle.server_cpu * share) / each * 1e6);
+    sprintf(segments + strlen(segments), "%s%.3f", comma, (done.segments - idle.segments * share) / each);
+    sprintf(rates + strlen(rates), "%s%.0f", comma, done.deliveries / done.seconds);
   }
-  printf("{\"mode\":\"grow\",\"connections\":%d,\"size\":%d,\"idle_cpu\":%.4f,\"cpu_s_per_million\":[%s],\"deliveries_per_s\":[%s],"
-         "\"behind\":%d,\"refused\":%lu}\n",
-         count, room_size, idle, costs, rates, behind, (unsigned long)refused);
+  printf("{\"mode\":\"grow\",\"connections\":%d,\"size\":%d,\"idle_cpu\":%.4f,\"cpu_s_per_million\":[%s],"
+         "\"segments_per_delivery\":[%s],\"deliveries_per_s\":[%s],\"behind\":%d,\"refused\":%lu}\n",
+         count, room_size, idle.server_cpu / idle.seconds, costs, segments, rates, behind, (unsigned long)refused);
 }
 
 int main(int argc, char **argv) {

@@ -143,14 +143,18 @@ def _growth(results: Results) -> Iterator[str]:
     rows = [case for case in cases.GROWTH if results.runs[case.name, SIDECAR.name]]
     if not rows:
         return
-    yield "\n## As rooms and connections grow: CPU seconds per million deliveries\n"
-    yield "Rooms of 3; the same load spread over so many of them. Upkeep is what the connections cost without any"
-    yield "message, measured by itself on the same ones and taken off the others.\n"
+    yield "\n## As rooms and connections grow: CPU seconds per million deliveries (TCP segments a delivery)\n"
+    yield "Rooms of 3; the same load spread over so many of them, after everybody spoke once. Upkeep is what the"
+    yield "connections cost without any message, measured by itself on the same ones and taken off the others.\n"
     yield "| | 10 rooms speak | 100 | 1,000 | all | upkeep, cores |"
     yield "|---|---:|---:|---:|---:|---:|"
     for case in rows:
         steps = 3 if case.rooms <= 1000 else 4
-        costs = [f"{results.median(case, SIDECAR, 'cpu_s_per_million', step):.2f}" for step in range(steps)]
+        costs = [
+            f"{results.median(case, SIDECAR, 'cpu_s_per_million', step):.2f} "
+            f"({results.median(case, SIDECAR, 'segments_per_delivery', step):.1f})"
+            for step in range(steps)
+        ]
         cells = [*costs[:-1], *[""] * (4 - steps), costs[-1]]
         yield (
             f"| {case.name} | " + " | ".join(cells) + f" | {results.median(case, SIDECAR, 'idle_cpu'):.3f} |"
