@@ -8,21 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from sidecar.signaling.envelope import Dialect, Envelope, payload_size
-from sidecar.signaling.presence import Member
+from sidecar.signaling.presence import Member, Outlet
 
 Said = tuple[Envelope, Sequence[Member] | None]
 """A signal, and who it is for; None: everyone but the connection it came from."""
-Share = tuple[Sequence[Member], Sequence[bytes]]
-"""Receivers who get the same, and the frames: joined when written, one share after the other, because where many speak
-at once those of all together are more than a processor's cache holds."""
+Share = tuple[Sequence[Outlet], Sequence[bytes]]
+"""The outlets of those who get the same, and the frames: joined when written, one share after the other, because where
+many speak at once those of all together are more than a processor's cache holds."""
 Delivery = tuple[Sequence[Share], int, int]
 """The shares, and what they come to in relayed signals: deliveries and payload bytes. Presence is not counted."""
 
 
 def put_together(
-    said: Sequence[Said], members: Mapping[str, Member], dialects: Sequence[Dialect]
+    said: Sequence[Said],
+    *,
+    members: Mapping[str, Member],
+    outlets: Sequence[Outlet],
+    dialects: Sequence[Dialect],
 ) -> Delivery:
-    """What was said, in that order, for `members` (by connection id), who speak `dialects`."""
+    """What was said, in that order, for `members` (by connection id), whose are `outlets` and who speak `dialects`."""
     envelope, targets = said[0]
     if targets is not None and len(said) == 1:
         return _directed(envelope, targets, members)
@@ -40,10 +44,10 @@ def put_together(
         if envelope.received_at:
             signals += 1
             size += payload_size(frame)
-    receivers = list(members.values())
+    receivers = list(outlets)  # no look at the members: in one of many rooms each would be a way to memory
     if isinstance(speaker, Member):
         try:  # noqa: SIM105 - `suppress` would cost as much as the rest of this
-            receivers.remove(speaker)
+            receivers.remove(speaker.outlet)
         except ValueError:
             pass  # it left in this tick
     number = len(receivers)
@@ -66,7 +70,7 @@ def _directed(envelope: Envelope, targets: Sequence[Member], members: Mapping[st
     for receiver in targets:
         if receiver.connection_id in members:
             frame = envelope.frame(receiver.dialect)
-            shares.append(((receiver,), (frame,)))
+            shares.append(((receiver.outlet,), (frame,)))
             size += payload_size(frame)
     return shares, len(shares), size
 
@@ -128,13 +132,15 @@ def _shares(
     for dialect, frames in to_all.items():
         if frames:
             receivers = [
-                member for member in members.values() if member.dialect is dialect and member not in apart
+                member.outlet
+                for member in members.values()
+                if member.dialect is dialect and member not in apart
             ]
             shares.append((receivers, frames))
     for member in apart:
         own = _up_to_date(apart, member, to_all)
         if own:
-            shares.append(((member,), own))
+            shares.append(((member.outlet,), own))
     return shares
 
 

@@ -14,7 +14,7 @@ from sidecar.signaling.counters import RoomCounters
 from sidecar.signaling.delivery import Said, for_one, put_together
 from sidecar.signaling.envelope import Dialect, Envelope, Identity, payload_size, stamp
 from sidecar.signaling.packets import PacketError, PacketErrorCode, Signal
-from sidecar.signaling.presence import Member, Presence
+from sidecar.signaling.presence import Member, Outlet, Presence
 
 
 class Bus(Protocol):
@@ -86,6 +86,7 @@ class Room:
         "_bus",
         "_dialects",
         "_instruments",
+        "_outlets",
         "_said",
         "_schedule",
         "accounts",
@@ -116,6 +117,7 @@ class Room:
         self.expected = 0
         """Connections on their way in: the room stays open for them."""
         self._dialects: tuple[Dialect, ...] = ()  # those the members here speak
+        self._outlets: tuple[Outlet, ...] = ()  # theirs, in the order they came
         self._said: list[Said] | None = None  # since the last flush
         self._bus = bus
         self._schedule = schedule
@@ -151,6 +153,7 @@ class Room:
             dialects += _ONLY[member.dialect]
         self._appear(member, dialects)  # after this nothing fails
         self.members[member.connection_id] = member
+        self._outlets += (member.outlet,)
         self._dialects = dialects
         return before
 
@@ -158,6 +161,7 @@ class Room:
         """Take a member out; everyone else is told. A bug of ours leaves everything as it was."""
         self._vanish(member)
         del self.members[member.connection_id]
+        self._outlets = tuple([other.outlet for other in self.members.values()])
         if all(other.dialect is not member.dialect for other in self.members.values()):
             self._dialects = tuple(dialect for dialect in self._dialects if dialect is not member.dialect)
 
@@ -188,8 +192,8 @@ class Room:
                     PacketErrorCode.TARGET_NOT_IN_ROOM, "nobody else in this room has that address"
                 )
         # Of two, one hears only from the other: when that has said all there is to read, nothing is to wait for.
-        of_two = last and targets is None and len(self.members) == 2  # noqa: PLR2004
-        if of_two and self._said is None:
+        of_two = last and targets is None and len(self._outlets) == 2  # noqa: PLR2004
+        if of_two and self._said is None and len(self._dialects) == 1:
             self._tell_the_other(member, envelope)
         else:
             self._deliver(envelope, targets)
@@ -267,16 +271,16 @@ class Room:
         ]
 
     def _tell_the_other(self, member: Member, envelope: Envelope) -> None:
-        """Write at once to the other of two."""
-        one, other = self.members.values()
-        receiver = other if one is member else one
-        frame = envelope.encode(receiver.dialect)
+        """Write at once to the other of two who speak one dialect."""
+        one, other = self._outlets
+        receiver = other if one is member.outlet else one
+        frame = envelope.encode(member.dialect)
         if envelope.type == "answer":
-            self._answered(envelope, (receiver,))
+            self._answered(envelope, self.members.values())
         try:
-            receiver.outlet.write(frame, 1)
+            receiver.write(frame, 1)
         except Exception as error:  # noqa: BLE001 - as in flush
-            receiver.outlet.fail(error)
+            receiver.fail(error)
         counters = self.counters
         counters.delivered += 1
         counters.bytes_delivered += payload_size(frame)
@@ -324,7 +328,9 @@ class Room:
         try:
             if self._said is None:
                 return
-            shares, deliveries, size = put_together(self._said, self.members, self._dialects)
+            shares, deliveries, size = put_together(
+                self._said, members=self.members, outlets=self._outlets, dialects=self._dialects
+            )
         except Exception:
             self._write_one_by_one()
             raise
@@ -332,11 +338,11 @@ class Room:
         for receivers, frames in shares:
             packets = len(frames)
             written = frames[0] if packets == 1 else b"".join(frames)
-            for member in receivers:
+            for outlet in receivers:
                 try:
-                    member.outlet.write(written, packets)
+                    outlet.write(written, packets)
                 except Exception as error:  # noqa: BLE001 - it ends this receiver and no other
-                    member.outlet.fail(error)
+                    outlet.fail(error)
         self.counters.delivered += deliveries
         self.counters.bytes_delivered += size
         now = monotonic()

@@ -42,6 +42,7 @@ class Connection(FrameReader):
         "_allowance",
         "_awaits_pong",
         "_conduct",
+        "_due_at",
         "_pinged_at",
         "_proved_at",
         "_refreshing",
@@ -80,7 +81,8 @@ class Connection(FrameReader):
         self.wheel_next: Link | None = None
         self.wheel_previous: Link | None = None
         self._allowance = 0  # the first packet's bytes, not counted against the send buffer while unsent
-        self._conduct: Conduct | None = None  # from its first message on
+        self._due_at = 0.0  # of the next message at an even pace: GCRA's theoretical arrival time
+        self._conduct: Conduct | None = None  # from its first misbehaviour on
         self._refreshing: asyncio.Task[None] | None = None
         self.opened_at = self._heard_at
         self._proved_at = self.opened_at  # when its newest token came: the first a moment before
@@ -126,9 +128,7 @@ class Connection(FrameReader):
             return
         size = len(payload)
         self.packets_in += 1
-        conduct = self._conduct or self._begin_conduct()
-        if not conduct.allows(self._heard_at):
-            self._drop(conduct)
+        if not self._keeps_pace():
             return
         try:
             if not payload.isascii():
@@ -162,31 +162,40 @@ class Connection(FrameReader):
             self._awaits_pong = False
             self._home.observer.heartbeat(self._heard_at - self._pinged_at)
         else:
-            conduct = self._conduct or self._begin_conduct()
-            if not conduct.allows(self._heard_at):  # nobody sends these but to keep us busy
-                self._drop(conduct)
+            self._keeps_pace()  # nobody sends these but to keep us busy
 
-    def _begin_conduct(self) -> Conduct:
-        limits = self._home.limits
-        self._conduct = Conduct(
-            interval_seconds=limits.message_interval_seconds, burst_seconds=limits.message_burst_seconds
-        )
-        return self._conduct
+    def _keeps_pace(self) -> bool:
+        """Whether what was read is within the rate: one per interval, running ahead of that by a burst at most.
 
-    def _drop(self, conduct: Conduct) -> None:
-        """What was read came too fast: it does not count, and going on regardless ends the connection."""
+        Else it does not count, and going on regardless ends the connection.
+        """
+        now, conduct = self._heard_at, self._conduct
+        if conduct is not None:
+            conduct.go_on(now)
+        if conduct is None or not conduct.flooding:
+            limits = self._home.limits
+            ahead = self._due_at - now
+            if ahead <= limits.message_burst_seconds:
+                self._due_at = (now if ahead < 0 else self._due_at) + limits.message_interval_seconds
+                return True
+            conduct = self._misconduct()
+            conduct.limit(now)
         self._home.observer.dropped("rate_limited")
         if conduct.flooding:
             self.end(errors.MESSAGE_FLOOD)
         else:
             message = "too many messages: what comes too fast is dropped"
             self._refuse(PacketError(PacketErrorCode.RATE_LIMITED, message))
+        return False
+
+    def _misconduct(self) -> Conduct:
+        self._conduct = self._conduct or Conduct()
+        return self._conduct
 
     def _refuse_malformed(self, problem: PacketError) -> None:
         self._home.observer.dropped("malformed")
         self._refuse(problem)
-        assert self._conduct is not None  # noqa: S101 - a message came
-        if not self._conduct.endures_malformed(self._heard_at):
+        if not self._misconduct().endures_malformed(self._heard_at):
             self.end(errors.TOO_MANY_MALFORMED)
 
     # Tokens
