@@ -145,7 +145,7 @@ class Rooms(RuleBasedStateMachine):
     @invariant()
     def who_said_nothing_keeps_no_stamp(self):
         for connection, (member, *_) in self.members.items():
-            assert not member.stamps or connection in self.spoke
+            assert not any(member.stamps) or connection in self.spoke
 
     @invariant()
     def empty_rooms_are_forgotten(self):

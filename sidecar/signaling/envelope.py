@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -113,8 +112,10 @@ _STAMP = {
     for dialect, (_, _, account, connection, info) in _SPELLING.items()
 }
 
-Stamps = Mapping[Dialect, bytes]
-"""One sender's stamp by dialect: what ends each of its signals."""
+_PLACE = {dialect: place for place, dialect in enumerate(Dialect)}
+Stamps = tuple[bytes | None, ...]
+"""One sender's stamp, what ends each of its signals, for each `Dialect` in order; None: not made yet."""
+NO_STAMPS: Final[Stamps] = (None,) * len(Dialect)
 
 
 class Envelope(msgspec.Struct, kw_only=True, gc=False):
@@ -142,11 +143,11 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False):
     def encode(self, dialect: Dialect) -> bytes:
         """Make the frame."""
         sender = self.sender
-        end = sender.stamps.get(dialect)
+        end = sender.stamps[_PLACE[dialect]]
         if end is None:
             end = stamp(dialect, sender.identity, sender.connection_id)
             if self.received_at:  # who only came and goes would keep its stamp for nothing
-                sender.stamps = {**sender.stamps, dialect: end}
+                sender.stamps = with_stamp(sender.stamps, dialect, end)
         begin = _USUAL_BEGIN[dialect].get(self.type) or _BEGIN[dialect] % self.type.encode()
         if self.to_connection is not None:
             end = _TO_CONNECTION[dialect] % self.to_connection.encode() + end
@@ -159,6 +160,12 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False):
 def stamp(dialect: Dialect, sender: Identity, connection: str) -> bytes:
     """What the sidecar verified of a sender, and the end of the packet."""
     return _STAMP[dialect] % (sender.account_id.encode(), connection.encode(), sender.info(dialect))
+
+
+def with_stamp(stamps: Stamps, dialect: Dialect, made: bytes) -> Stamps:
+    """`stamps` and the one that was `made` for `dialect`."""
+    place = _PLACE[dialect]
+    return (*stamps[:place], made, *stamps[place + 1 :])
 
 
 def text_frame(payload: bytes) -> bytes:

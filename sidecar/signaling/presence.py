@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from sidecar.signaling.envelope import Dialect, Identity, Stamps
+from sidecar.signaling.envelope import NO_STAMPS, Dialect, Identity, Stamps
 
 if TYPE_CHECKING:
     from sidecar.signaling.room import Room
-
-_NO_STAMPS: Final[Stamps] = {}
-"""Of all who said nothing yet: one for all, never written to."""
 
 
 class Outlet(Protocol):
@@ -33,10 +30,10 @@ class Presence:
         self.identity = identity
         self.joined_at = joined_at
         """Seconds since the epoch."""
-        self.stamps = _NO_STAMPS
+        self.stamps = NO_STAMPS
         """Kept from its first signal on."""
 
-    def identify(self, identity: Identity, stamps: Stamps = _NO_STAMPS) -> None:
+    def identify(self, identity: Identity, stamps: Stamps = NO_STAMPS) -> None:
         """Who it belongs to changed; `stamps` are those made of that already."""
         self.identity, self.stamps = identity, stamps
 

@@ -12,7 +12,15 @@ from typing import Final, NamedTuple, Protocol
 
 from sidecar.signaling.counters import RoomCounters
 from sidecar.signaling.delivery import Said, for_one, put_together
-from sidecar.signaling.envelope import Dialect, Envelope, Identity, payload_size, stamp
+from sidecar.signaling.envelope import (
+    NO_STAMPS,
+    Dialect,
+    Envelope,
+    Identity,
+    payload_size,
+    stamp,
+    with_stamp,
+)
 from sidecar.signaling.packets import PacketError, PacketErrorCode, Signal
 from sidecar.signaling.presence import Member, Outlet, Presence
 
@@ -236,7 +244,8 @@ class Room:
 
     def identify(self, member: Member, identity: Identity) -> None:
         """The chat service changed a name, nick or profile: later packets carry the new one."""
-        member.identify(identity, {member.dialect: stamp(member.dialect, identity, member.connection_id)})
+        made = stamp(member.dialect, identity, member.connection_id)
+        member.identify(identity, with_stamp(NO_STAMPS, member.dialect, made))
         self._bus.joined(self.id, member)
 
     def _appear(self, presence: Presence, dialects: Sequence[Dialect]) -> None:
