@@ -39,7 +39,6 @@ class Connection(FrameReader):
     """One upgraded connection, from its first packet to its last byte. It is its member's outlet."""
 
     __slots__ = (
-        "_allowance",
         "_awaits_pong",
         "_conduct",
         "_due_at",
@@ -52,7 +51,6 @@ class Connection(FrameReader):
         "member",
         "opened_at",
         "packets_in",
-        "packets_out",
         "principal",
         "request_id",
         "wheel_next",
@@ -77,10 +75,9 @@ class Connection(FrameReader):
         self.request_id = request_id
         """As the client or a proxy named the handshake."""
         self.closed_by_client = False
-        self.packets_in = self.packets_out = 0
+        self.packets_in = 0
         self.wheel_next: Link | None = None
         self.wheel_previous: Link | None = None
-        self._allowance = 0  # the first packet's bytes, not counted against the send buffer while unsent
         self._due_at = 0.0  # of the next message at an even pace: GCRA's theoretical arrival time
         self._conduct: Conduct | None = None  # from its first misbehaviour on
         self._refreshing: asyncio.Task[None] | None = None
@@ -147,7 +144,7 @@ class Connection(FrameReader):
                 member = self.member
                 member.room.post(member, packet, size=size, received_at=self._heard_at, last=last)
             elif isinstance(packet, Ping):
-                self._reply(replies.pong(packet.data))
+                self.reply(replies.pong(packet.data))
             else:
                 self._refresh(packet)
         except PacketError as problem:
@@ -192,6 +189,9 @@ class Connection(FrameReader):
         self._conduct = self._conduct or Conduct()
         return self._conduct
 
+    def _refuse(self, problem: PacketError) -> None:
+        self.reply(replies.error(self.member.dialect, problem))
+
     def _refuse_malformed(self, problem: PacketError) -> None:
         self._home.observer.dropped("malformed")
         self._refuse(problem)
@@ -214,7 +214,7 @@ class Connection(FrameReader):
                 self.principal = principal
                 self._proved_at = monotonic()
                 self._look_again()
-            self._reply(replies.auth_refreshed(self.member.dialect, principal.expires_at))
+            self.reply(replies.auth_refreshed(self.member.dialect, principal.expires_at))
         except PacketError as problem:
             self._refuse(problem)
         except Exception as error:  # noqa: BLE001 - as in data_received
@@ -273,72 +273,13 @@ class Connection(FrameReader):
             now = monotonic()
             self._home.wheel.set(self, self._next_look(now))
 
-    # Bytes out
-
-    def write(self, frames: bytes, packets: int) -> None:
-        if self.disconnect is not None:
-            return
-        try:
-            self._transport.write(frames)  # on one that is closed: nothing, and we are about to be told
-            self.packets_out += packets
-            if self._congested:
-                self._bound_backlog()
-        except Exception as error:  # noqa: BLE001 - as in data_received; the others in the room get theirs
-            self.fail(error)
-
-    def _reply(self, frame: bytes) -> None:
-        """Answer the sender itself: the one thing that a peer who sends and never reads could pile up."""
-        self.write(frame, 1)
-        self._hold_a_flood()
-
-    def _refuse(self, problem: PacketError) -> None:
-        self._reply(replies.error(self.member.dialect, problem))
-
-    def answer(self, data: bytes) -> None:
-        self._transport.write(data)
-        self._hold_a_flood()
-
-    def _hold_a_flood(self) -> None:
-        if self._congested and self.disconnect is None:
-            self._transport.pause_reading()
-            self._bound_backlog()
-
-    def _bound_backlog(self) -> None:
-        unsent = self._transport.get_write_buffer_size()
-        limit = self._home.limits.send_buffer_bytes
-        if limit and unsent > limit + self._allowance:
-            self._home.observer.dropped("slow_consumer")
-            self.end(errors.SLOW_CONSUMER)
-        self._home.backlog.update(self, unsent)
-
-    def pause_writing(self) -> None:
-        self._congested = True
-        if self.disconnect is None:
-            try:
-                self._bound_backlog()
-            except Exception as error:  # noqa: BLE001 - as in data_received
-                self.fail(error)
-
-    def resume_writing(self) -> None:
-        self._congested = False
-        self._allowance = 0
-        self._home.backlog.forget(self)
-        if self.disconnect is None:
-            self._read_on()
-
-    def give_up(self) -> None:
-        """The process holds too many unsent bytes, most of them for this peer: cut it at once."""
-        if self.disconnect is None:
-            self._home.observer.dropped("slow_consumer")
-        self.cut(errors.SLOW_CONSUMER)
+    # The end
 
     def cut(self, disconnect: Disconnect) -> None:
         """End it without a word."""
         if self.disconnect is None:
             self._leave(disconnect)
         self._transport.abort()
-
-    # The end
 
     def drain(self, *, reconnect_after_ms: int) -> None:
         """Ask the client to come back elsewhere, and close."""

@@ -7,8 +7,7 @@ of a connection's memory.
 
 from __future__ import annotations
 
-import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +17,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.speedups import apply_mask
 
-from sidecar.errors import Disconnect
+from sidecar.transport.outflow import FrameWriter
 
 if TYPE_CHECKING:
     from sidecar.transport.connections import Connections
@@ -61,31 +60,23 @@ class _Fragments(NamedTuple):
     text: bool
 
 
-class FrameReader(asyncio.Protocol, ABC):
+class FrameReader(FrameWriter):
     """Reads a peer's frames and calls `on_message` for each whole message, in the order sent.
 
     A base class, and not a part, of `Connection`: one object less for each of thousands.
     """
 
     __slots__ = (
-        "_congested",
         "_fragments",
         "_heard_at",
-        "_home",
         "_needed",
         "_partial",
-        "_transport",
         "_ws",
-        "disconnect",
     )
 
     def __init__(self, *, home: Connections) -> None:
-        self._home = home
-        self._transport: asyncio.Transport
-        self.disconnect: Disconnect | None = None
-        """Why it ends or ended; None while it is open."""
+        super().__init__(home=home)
         self._heard_at = monotonic()
-        self._congested = False  # the kernel took no more: unsent bytes are with us
         self._ws: ServerProtocol | None = None
         self._partial: bytearray | None = None  # the beginning of a frame, until `_needed` bytes are there
         self._needed = 0
@@ -104,14 +95,6 @@ class FrameReader(asyncio.Protocol, ABC):
     @abstractmethod
     def on_close(self, close: Close, *, by_client: bool) -> None:
         """The peer closes, or broke the protocol: `close` is its, or ours to it."""
-
-    @abstractmethod
-    def answer(self, data: bytes) -> None:
-        """Send the library's answer to what was read, a pong or a close."""
-
-    @abstractmethod
-    def fail(self, error: Exception) -> None:
-        """A bug of ours: end this connection, and no other."""
 
     # Bytes in
 
@@ -179,6 +162,11 @@ class FrameReader(asyncio.Protocol, ABC):
         elif self.disconnect is None or data[start] == _CLOSE:
             self._read_by_library(data[start:end])  # while closing, only the peer's close still matters
         return end
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.disconnect is None:
+            self._read_on()
 
     def _read_on(self) -> None:
         """The others had their turn, or the peer reads its answers again: what was left of a long read."""

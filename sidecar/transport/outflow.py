@@ -1,0 +1,98 @@
+"""Bytes out: how much may wait for a peer that reads slowly, and for one that sends and does not read."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from sidecar import errors
+from sidecar.errors import Disconnect
+
+if TYPE_CHECKING:
+    from sidecar.transport.connections import Connections
+
+
+class FrameWriter(asyncio.Protocol, ABC):
+    """Writes whole frames to a peer and never waits: what the kernel does not take is kept, within a bound.
+
+    The first class of `Connection`'s, for the sake of its slots: they stand together at the front of the object, and
+    are all that a delivery touches of its receiver. In one of many rooms each cache line more is a way to memory.
+    """
+
+    __slots__ = ("_allowance", "_congested", "_home", "_transport", "disconnect", "packets_out")
+
+    def __init__(self, *, home: Connections) -> None:
+        self._home = home
+        self._transport: asyncio.Transport
+        self._congested = False  # the kernel took no more: unsent bytes are with us
+        self._allowance = 0  # the first packet's bytes, not counted against the send buffer while unsent
+        self.disconnect: Disconnect | None = None
+        """Why it ends or ended; None while it is open."""
+        self.packets_out = 0
+
+    @abstractmethod
+    def end(self, disconnect: Disconnect) -> None:
+        """Leave the room at once, send the close, and cut the connection if the peer does not answer in time."""
+
+    @abstractmethod
+    def cut(self, disconnect: Disconnect) -> None:
+        """End it without a word."""
+
+    @abstractmethod
+    def fail(self, error: Exception) -> None:
+        """A bug of ours: end this connection, and no other."""
+
+    def write(self, frames: bytes, packets: int) -> None:
+        """Send `frames`, whole ones with so many packets in them; nothing once the connection ends."""
+        if self.disconnect is not None:
+            return
+        try:
+            self._transport.write(frames)  # on one that is closed: nothing, and we are about to be told
+            self.packets_out += packets
+            if self._congested:
+                self._bound_backlog()
+        except Exception as error:  # noqa: BLE001 - it ends this connection; the others in the room get theirs
+            self.fail(error)
+
+    def reply(self, frame: bytes) -> None:
+        """Answer the sender itself: the one thing that a peer who sends and never reads could pile up."""
+        self.write(frame, 1)
+        self._hold_a_flood()
+
+    def answer(self, data: bytes) -> None:
+        """As `reply`, with what the protocol demands: a pong or a close."""
+        self._transport.write(data)
+        self._hold_a_flood()
+
+    def pause_writing(self) -> None:
+        self._congested = True
+        if self.disconnect is None:
+            try:
+                self._bound_backlog()
+            except Exception as error:  # noqa: BLE001 - as in write
+                self.fail(error)
+
+    def resume_writing(self) -> None:
+        self._congested = False
+        self._allowance = 0
+        self._home.backlog.forget(self)
+
+    def give_up(self) -> None:
+        """The process holds too many unsent bytes, most of them for this peer: cut it at once."""
+        if self.disconnect is None:
+            self._home.observer.dropped("slow_consumer")
+        self.cut(errors.SLOW_CONSUMER)
+
+    def _hold_a_flood(self) -> None:
+        if self._congested and self.disconnect is None:
+            self._transport.pause_reading()
+            self._bound_backlog()
+
+    def _bound_backlog(self) -> None:
+        unsent = self._transport.get_write_buffer_size()
+        limit = self._home.limits.send_buffer_bytes
+        if limit and unsent > limit + self._allowance:
+            self._home.observer.dropped("slow_consumer")
+            self.end(errors.SLOW_CONSUMER)
+        self._home.backlog.update(self, unsent)
