@@ -42,7 +42,7 @@ async def signals(client: Client, number: int) -> list[tuple[str, str]]:
 async def fail_to_write(a: Client, b: Client) -> None:
     """`a` says an offer, a bug keeps it from `b`, and that ends `b`."""
     with Fault(
-        function="Connection.write", when=lambda given: given["self"].member.connection_id == b.connection_id
+        function="FrameWriter.write", when=lambda given: given["self"].member.connection_id == b.connection_id
     ) as bug:
         await a.send({"type": "offer", "data": {}})
         assert (await b.closed())[0] == 1011
