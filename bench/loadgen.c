@@ -6,9 +6,10 @@
 //   sat     closed loop: W messages under way per room; server CPU seconds per million deliveries
 //   lat     open loop at `rate` messages a second: latency percentiles. A message's clock starts when it was due, not
 //           when it was sent, so that a server (or generator) that falls behind shows it
-//   grow    open loop, said by the first 10, 100, 1,000 … and at last all rooms, each for `dur`, after everybody spoke
-//           once: CPU seconds per million deliveries, and TCP segments a delivery, of each step without the upkeep of the
-//           connections, which are the same ones throughout, and that upkeep by itself
+//   grow    open loop, said by the first 10, 100, 1,000 … and all rooms, after everybody spoke once: `dur` for each, in
+//           ten turns, so that what the machine does hits all of them. CPU seconds per million deliveries, and TCP
+//           segments a delivery, of each without the upkeep of the connections, which are the same ones throughout, and
+//           that upkeep by itself
 //   idle    connections that say nothing: RSS per connection, CPU of keeping them
 //   accept  `passes` times: open all, `conc` at a time, then close all; accepts a second for each pass
 //
@@ -59,6 +60,8 @@ static int room_count = 1, room_size = 2, window = 2, port, pid, message_bytes =
 static int directed, stalled, first_room_only, stalled_closed;
 static double warm_seconds = 1, seconds = 4, rate;
 static const double UPKEEP_SECONDS = 4;
+static const int TURNS = 10;
+#define STEPS 8 // of a growing load
 static char **targets, **accounts;
 static int target_count;
 static int poller;
@@ -498,6 +501,17 @@ static Load since(Load then) {
                 l.deliveries - then.deliveries, l.sent - then.sent, l.segments - then.segments};
 }
 
+static void add(Load *sum, Load more) {
+  sum->seconds += more.seconds;
+  sum->server_cpu += more.server_cpu;
+  sum->own_cpu += more.own_cpu;
+  sum->deliveries += more.deliveries;
+  sum->sent += more.sent;
+  sum->segments += more.segments;
+}
+
+static double each(Load l) { return l.deliveries ? l.deliveries : 1; }
+
 // What the connections cost that say nothing
 static Load upkeep(void) {
   Load before = so_far();
@@ -514,10 +528,10 @@ static void everybody_speaks_once(int count) {
 }
 
 // The first `speaking` rooms in turn, for the warm-up and the measured time
-static Load load(int speaking) {
+static Load load(int speaking, double warm, double time) {
   measuring = 0;
-  uint64_t begun = now(), measured_from = begun + (uint64_t)(warm_seconds * 1e9);
-  uint64_t end = measured_from + (uint64_t)(seconds * 1e9), due = begun, fired = 0;
+  uint64_t begun = now(), measured_from = begun + (uint64_t)(warm * 1e9);
+  uint64_t end = measured_from + (uint64_t)(time * 1e9), due = begun, fired = 0;
   Load before = so_far();
   for (int r = 0; saturating && r < room_count; r++)
     keep_window_full(&rooms[r]);
@@ -544,7 +558,7 @@ static void run_load(int count) {
     rooms[r].awaited = 0;
   stamping = rate > 0;
   saturating = !stamping;
-  Load done = load(room_count);
+  Load done = load(room_count, warm_seconds, seconds);
   long peak = server_memory_kb("VmHWM: %ld");
   for (int i = count - stalled; i < count; i++) { // what became of those who did not read
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = i};
@@ -571,23 +585,29 @@ static void run_grow(int count) {
   settle();
   everybody_speaks_once(count);
   settle();
-  Load idle = upkeep();
+  Load idle = upkeep(), steps[STEPS] = {0};
+  int speaking[STEPS], step_count = 0;
+  for (int n = 10; n < room_count && step_count < STEPS - 1; n *= 10)
+    speaking[step_count++] = n;
+  speaking[step_count++] = room_count;
   stamping = 1;
-  char costs[256] = "", segments[256] = "", rates[256] = "";
+  for (int turn = 0; turn < TURNS; turn++)
+    for (int i = 0; i < step_count; i++)
+      add(&steps[i], load(speaking[i], warm_seconds / TURNS, seconds / TURNS));
   int behind = 0; // steps that were not borne
-  for (int speaking = 10, last = 0; !last; speaking *= 10) {
-    last = speaking >= room_count;
-    Load done = load(last ? room_count : speaking);
-    behind += done.deliveries < 0.9 * rate * (room_size - 1) * done.seconds;
-    double each = done.deliveries ? done.deliveries : 1, share = done.seconds / idle.seconds;
-    const char *comma = *costs ? "," : "";
-    sprintf(costs + strlen(costs), "%s%.3f", comma, (done.server_cpu - idle.server_cpu * share) / each * 1e6);
-    sprintf(segments + strlen(segments), "%s%.3f", comma, (done.segments - idle.segments * share) / each);
-    sprintf(rates + strlen(rates), "%s%.0f", comma, done.deliveries / done.seconds);
+  printf("{\"mode\":\"grow\",\"connections\":%d,\"size\":%d,\"idle_cpu\":%.4f,\"cpu_s_per_million\":[", count, room_size,
+         idle.server_cpu / idle.seconds);
+  for (int i = 0; i < step_count; i++)
+    printf("%s%.3f", i ? "," : "", (steps[i].server_cpu - idle.server_cpu * steps[i].seconds / idle.seconds) / each(steps[i]) * 1e6);
+  printf("],\"segments_per_delivery\":[");
+  for (int i = 0; i < step_count; i++)
+    printf("%s%.3f", i ? "," : "", (steps[i].segments - idle.segments * steps[i].seconds / idle.seconds) / each(steps[i]));
+  printf("],\"deliveries_per_s\":[");
+  for (int i = 0; i < step_count; i++) {
+    printf("%s%.0f", i ? "," : "", steps[i].deliveries / steps[i].seconds);
+    behind += steps[i].deliveries < 0.9 * rate * (room_size - 1) * steps[i].seconds;
   }
-  printf("{\"mode\":\"grow\",\"connections\":%d,\"size\":%d,\"idle_cpu\":%.4f,\"cpu_s_per_million\":[%s],"
-         "\"segments_per_delivery\":[%s],\"deliveries_per_s\":[%s],\"behind\":%d,\"refused\":%lu}\n",
-         count, room_size, idle.server_cpu / idle.seconds, costs, segments, rates, behind, (unsigned long)refused);
+  printf("],\"behind\":%d,\"refused\":%lu}\n", behind, (unsigned long)refused);
 }
 
 int main(int argc, char **argv) {
