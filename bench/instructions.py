@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import platform
 import random
 import re
 import subprocess
@@ -32,6 +33,8 @@ WARM = 100
 MEASURED = 200
 MANY_ROOMS = 5000
 MEASURED_AMONG_MANY = 3000
+COMPARABLE = sys.version_info[:2] == (3, 11) and platform.machine() == "x86_64"
+"""Whether the bounds on instructions in bounds.toml are this build's."""
 CACHE = "1048576,16,64"  # bytes, ways, bytes of a line: a second-level cache of today
 
 

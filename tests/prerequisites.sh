@@ -3,7 +3,7 @@
 set -eu
 PATH="$PATH:/usr/sbin"
 packages=""
-for pair in chromium:chromium node:nodejs npm:npm nginx:nginx prometheus:prometheus ip:iproute2; do
+for pair in chromium:chromium node:nodejs npm:npm nginx:nginx prometheus:prometheus ip:iproute2 cc:gcc cc:libc6-dev valgrind:valgrind; do
     command -v "${pair%%:*}" >/dev/null || packages="$packages ${pair##*:}"
 done
 if [ -z "$packages" ]; then

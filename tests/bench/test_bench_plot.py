@@ -8,10 +8,17 @@ from bench.rounds import Results
 
 def test_every_server_of_every_case_plotted_has_its_place():
     results = Results()
-    plotted = (*cases.SATURATED, *cases.OPEN_LOOP)
-    for case in plotted:
+    grown = cases.GROWTH[-1]
+    for case in (*cases.SATURATED, *cases.OPEN_LOOP):
         for server in case.servers:
             results.runs[case.name, server.name].append({"cpu_s_per_million": 12.0, "p99_us": 900.0})
-    pictures = plot.cost(results) + plot.latency(results)
-    for server in {server.name for case in plotted for server in case.servers}:
-        assert f">{server}</text>" in pictures
+    for server in grown.servers:
+        results.runs[grown.name, server.name].append({"cpu_s_per_million": [11.0, 12.0, 13.0, 14.0]})
+    for picture, rows in (
+        (plot.cost(results), cases.SATURATED),
+        (plot.latency(results, cases.OPEN_LOOP_OF_TWO), cases.OPEN_LOOP_OF_TWO),
+        (plot.latency(results, cases.OPEN_LOOP_OF_EIGHT), cases.OPEN_LOOP_OF_EIGHT),
+        (plot.growth(results), (grown,)),
+    ):
+        for server in {server.name for case in rows for server in case.servers}:
+            assert f">{server}</text>" in picture

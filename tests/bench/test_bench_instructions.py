@@ -1,0 +1,18 @@
+"""Bounds on the work of one message and one handshake, in instructions: valgrind counts them, no clock is asked."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from bench import instructions
+from bench.check import BOUNDS
+
+
+@pytest.mark.skipif(not instructions.COMPARABLE, reason="the bounds are CPython 3.11's on x86-64")
+def test_no_message_and_no_accept_takes_more_instructions_than_its_bound(tmp_path):
+    bounds = tomllib.loads(BOUNDS.read_text())["instructions"]
+    counted = instructions.count(tmp_path)
+    assert counted.keys() == bounds.keys()
+    assert {what: number for what, number in counted.items() if number > bounds[what]} == {}
