@@ -57,7 +57,9 @@ def _write(table: str, results: Results) -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     (OUTPUT / "table.md").write_text(table)
     (OUTPUT / "cost.svg").write_text(plot.cost(results))
-    (OUTPUT / "latency.svg").write_text(plot.latency(results))
+    (OUTPUT / "latency-of-two.svg").write_text(plot.latency(results, cases.OPEN_LOOP_OF_TWO))
+    (OUTPUT / "latency-of-eight.svg").write_text(plot.latency(results, cases.OPEN_LOOP_OF_EIGHT))
+    (OUTPUT / "growth.svg").write_text(plot.growth(results))
 
 
 if __name__ == "__main__":

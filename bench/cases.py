@@ -35,9 +35,9 @@ class Case:
         return int(self.options.get("slow", 0))
 
 
-def _open_loop(rate: int, servers: tuple[Server, ...]) -> Case:
-    name = f"32 rooms of 8, {rate * 7 // 1000}k deliveries/s"
-    return Case(name, "lat", 32, 8, servers, {"rate": rate})
+def _open_loop(rooms: int, size: int, rate: int, servers: tuple[Server, ...]) -> Case:
+    name = f"{rooms} rooms of {size}, {rate * (size - 1) // 1000}k deliveries/s"
+    return Case(name, "lat", rooms, size, servers, {"rate": rate})
 
 
 SATURATED = (
@@ -46,11 +46,20 @@ SATURATED = (
     Case("saturated, rooms of 100", "sat", 2, 100, EVERYONE, {"win": 50}),
     Case("saturated, room of 1,000", "sat", 1, 1000, (SIDECAR, NODE_WS, FLOOR), {"win": 50}),
 )
-OPEN_LOOP = (
-    *(_open_loop(rate, (SIDECAR, NODE_WS, WEBSOCKETS, FLOOR)) for rate in (1300, 6000, 12000, 24000)),
-    *(_open_loop(rate, (SIDECAR,)) for rate in (36000, 48000, 64000)),
+OPEN_LOOP_OF_TWO = (
+    *(_open_loop(250, 2, rate, (SIDECAR, NODE_WS, WEBSOCKETS, FLOOR)) for rate in (20_000, 40_000, 80_000)),
+    *(_open_loop(250, 2, rate, (SIDECAR, FLOOR)) for rate in (120_000, 160_000, 200_000)),
 )
-"""The peers have collapsed where ours alone goes on."""
+"""Up to everybody's collapse."""
+OPEN_LOOP_OF_EIGHT = (
+    *(
+        _open_loop(32, 8, rate, (SIDECAR, NODE_WS, WEBSOCKETS, FLOOR))
+        for rate in (1300, 6000, 12_000, 24_000)
+    ),
+    *(_open_loop(32, 8, rate, (SIDECAR,)) for rate in (36_000, 48_000, 64_000)),
+)
+"""Beyond the last it is the generator that collapses."""
+OPEN_LOOP = (*OPEN_LOOP_OF_TWO, *OPEN_LOOP_OF_EIGHT)
 SIZES = (
     Case("messages of 0.3 KB", "sat", 32, 8, (SIDECAR, NODE_WS, FLOOR), {"win": 8, "bytes": 300}),
     SATURATED[1],
@@ -66,12 +75,18 @@ STALLED = tuple(
     for name, stalled in (("everybody reads", 0), ("and one more stalled", 1), ("and 50 more stalled", 50))
 )
 """750 messages a second into the room watched: who does not read is over `SEND_BUFFER_BYTES` within two seconds."""
-GROWTH = (
-    Case("1,000 connections, 10k deliveries/s", "grow", 334, 3, (SIDECAR,), {"rate": 5000}),
-    Case("1,000 connections, 40k deliveries/s", "grow", 334, 3, (SIDECAR,), {"rate": 20000}),
-    Case("15,000 connections, 10k deliveries/s", "grow", 5000, 3, (SIDECAR,), {"rate": 5000}),
-    Case("15,000 connections, 40k deliveries/s", "grow", 5000, 3, (SIDECAR,), {"rate": 20000}),
+GROWTH = tuple(
+    Case(
+        f"{connections:,} connections, {rate // 500}k deliveries/s", "grow", rooms, 3, servers, {"rate": rate}
+    )
+    for connections, rooms, rate, servers in (
+        (1000, 334, 5000, (SIDECAR,)),
+        (1000, 334, 20000, (SIDECAR,)),
+        (15000, 5000, 5000, (SIDECAR, NODE_WS, BARE_UVLOOP, FLOOR)),
+        (15000, 5000, 20000, (SIDECAR, BARE_UVLOOP, FLOOR)),
+    )
 )
+"""Node does not bear the last."""
 IDLE = (
     Case("idle, 5,000 connections", "idle", 2500, 2, EVERYONE, once=True),
     Case("idle, 15,000 connections", "idle", 7500, 2, (SIDECAR, NODE_WS), once=True),

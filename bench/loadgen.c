@@ -27,7 +27,6 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,7 +37,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CAPTURED 512     // of a message's beginning: the stamp stands in it, and so does a 101's head
+#define CAPTURED 512     // of a 101's head
+#define STAMPED 160      // of a message's beginning: the stamp stands in it
 #define HISTOGRAM 2000000 // microseconds
 
 typedef struct {
@@ -47,6 +47,8 @@ typedef struct {
   int header_size, opcode, captured;
   uint64_t left; // of the frame's payload
   char capture[CAPTURED];
+  uint8_t *unsent; // what the kernel did not take: others are read meanwhile
+  int unsent_size, unsent_room;
 } Connection;
 
 typedef struct {
@@ -73,6 +75,7 @@ static int measuring, saturating, stamping;
 static uint32_t *histogram;
 static uint64_t stamped;
 static double slowest_us;
+static uint64_t read_at; // when what is being looked at was read
 
 static void fail(const char *what) {
   perror(what);
@@ -214,19 +217,38 @@ static void write_into_message(int at, const char *text, int size) {
     frame[header_size + at + i] = text[i] ^ MASK[(at + i) & 3];
 }
 
-static void send_all(int fd, const uint8_t *bytes, int size) {
-  while (size > 0) {
-    int n = send(fd, bytes, size, MSG_NOSIGNAL);
-    if (n < 0) {
-      if (errno != EAGAIN)
-        fail("send");
-      struct pollfd writable = {fd, POLLOUT, 0};
-      poll(&writable, 1, 100);
-      continue;
-    }
+static void watch(Connection *c, int operation, uint32_t events) {
+  struct epoll_event event = {.events = events, .data.u32 = c - connections};
+  epoll_ctl(poller, operation, c->fd, &event);
+}
+
+static int send_now(Connection *c, const uint8_t *bytes, int size) {
+  int n = send(c->fd, bytes, size, MSG_NOSIGNAL);
+  if (n < 0 && errno != EAGAIN)
+    fail("send");
+  return n < 0 ? 0 : n;
+}
+
+static void send_all(Connection *c, const uint8_t *bytes, int size) {
+  if (!c->unsent_size) {
+    int n = send_now(c, bytes, size);
+    if (n == size)
+      return;
     bytes += n;
     size -= n;
+    watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
   }
+  if (c->unsent_size + size > c->unsent_room)
+    c->unsent = realloc(c->unsent, c->unsent_room = 2 * (c->unsent_size + size));
+  memcpy(c->unsent + c->unsent_size, bytes, size);
+  c->unsent_size += size;
+}
+
+static void send_rest(Connection *c) {
+  int n = send_now(c, c->unsent, c->unsent_size);
+  memmove(c->unsent, c->unsent + n, c->unsent_size -= n);
+  if (!c->unsent_size)
+    watch(c, EPOLL_CTL_MOD, EPOLLIN);
 }
 
 static int is_stalled(Connection *c) { return c - connections >= room_count * room_size; }
@@ -241,7 +263,7 @@ static void fire(Room *room, uint64_t due) {
   }
   if (directed)
     write_into_message(account_at, accounts[room->first + room->next], 36);
-  send_all(connections[sender].fd, frame, frame_size);
+  send_all(&connections[sender], frame, frame_size);
   room->awaited += directed ? 1 : room_size - 1;
   sent++;
 }
@@ -271,7 +293,7 @@ static void on_message(Connection *c) {
       if (stamp && stamp + 20 <= c->capture + c->captured) {
         char digits[17] = {0};
         memcpy(digits, stamp + 4, 16);
-        double us = ((double)now() - (double)strtoull(digits, NULL, 16)) / 1e3;
+        double us = ((double)read_at - (double)strtoull(digits, NULL, 16)) / 1e3;
         if (us < 0)
           us = 0;
         histogram[us < HISTOGRAM ? (int)us : HISTOGRAM - 1]++;
@@ -290,7 +312,7 @@ static void on_message(Connection *c) {
   } else if (c->opcode == 9) {
     uint8_t pong[140] = {0x8a, 0x80 | c->captured};
     memcpy(pong + 6, c->capture, c->captured);
-    send_all(c->fd, pong, 6 + c->captured);
+    send_all(c, pong, 6 + c->captured);
   }
 }
 
@@ -319,7 +341,7 @@ static void feed(Connection *c, const uint8_t *bytes, int size) {
       continue;
     }
     int taken = size < (int)c->left ? size : (int)c->left;
-    int wanted = c->opcode >= 8 ? 125 : stamping ? CAPTURED : 64;
+    int wanted = c->opcode >= 8 ? 125 : stamping ? STAMPED : 64;
     if (c->captured < wanted) {
       int kept = wanted - c->captured < taken ? wanted - c->captured : taken;
       memcpy(c->capture + c->captured, bytes, kept);
@@ -335,6 +357,7 @@ static void feed(Connection *c, const uint8_t *bytes, int size) {
 
 static void open_connection(int i) {
   Connection *c = &connections[i];
+  free(c->unsent);
   memset(c, 0, sizeof *c);
   c->room = i < room_count * room_size ? i / room_size : 0;
   c->fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -356,9 +379,8 @@ static void open_connection(int i) {
       "Accept-Encoding: gzip, deflate, br\r\nAccept-Language: en-US,en;q=0.9\r\n"
       "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
       targets[i], port);
-  send_all(c->fd, (uint8_t *)request, size);
-  struct epoll_event event = {.events = EPOLLIN, .data.u32 = i};
-  epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &event);
+  watch(c, EPOLL_CTL_ADD, EPOLLIN);
+  send_all(c, (uint8_t *)request, size);
 }
 
 // 1 when this read completed the upgrade
@@ -369,7 +391,7 @@ static int read_connection(Connection *c) {
     return 0;
   if (size <= 0 && c->upgraded && is_stalled(c)) { // cut without a word
     stalled_closed += c->opcode != 8;
-    epoll_ctl(poller, EPOLL_CTL_DEL, c->fd, NULL);
+    watch(c, EPOLL_CTL_DEL, 0);
     return 0;
   }
   if (size <= 0) {
@@ -377,6 +399,7 @@ static int read_connection(Connection *c) {
     exit(3);
   }
   if (c->upgraded) {
+    read_at = now();
     feed(c, buffer, size);
     return 0;
   }
@@ -400,8 +423,13 @@ static int read_connection(Connection *c) {
 static int read_ready(int timeout_ms) {
   static struct epoll_event events[1024];
   int upgraded = 0, n = epoll_wait(poller, events, 1024, timeout_ms);
-  for (int i = 0; i < n; i++)
-    upgraded += read_connection(&connections[events[i].data.u32]);
+  for (int i = 0; i < n; i++) {
+    Connection *c = &connections[events[i].data.u32];
+    if (events[i].events & EPOLLOUT)
+      send_rest(c);
+    if (events[i].events & ~EPOLLOUT)
+      upgraded += read_connection(c);
+  }
   return n > 0 ? upgraded : -1;
 }
 
@@ -553,17 +581,15 @@ static void run_load(int count) {
   open_all(count);
   settle(); // the welcomes and user-joined are read before the clock starts
   for (int i = count - stalled; i < count; i++)
-    epoll_ctl(poller, EPOLL_CTL_DEL, connections[i].fd, NULL);
+    watch(&connections[i], EPOLL_CTL_DEL, 0);
   for (int r = 0; r < room_count; r++)
     rooms[r].awaited = 0;
   stamping = rate > 0;
   saturating = !stamping;
   Load done = load(room_count, warm_seconds, seconds);
   long peak = server_memory_kb("VmHWM: %ld");
-  for (int i = count - stalled; i < count; i++) { // what became of those who did not read
-    struct epoll_event event = {.events = EPOLLIN, .data.u32 = i};
-    epoll_ctl(poller, EPOLL_CTL_ADD, connections[i].fd, &event);
-  }
+  for (int i = count - stalled; i < count; i++) // what became of those who did not read
+    watch(&connections[i], EPOLL_CTL_ADD, EPOLLIN);
   if (stalled)
     read_for(1);
   static const double QUANTILES[] = {0.5, 0.99, 0.999};

@@ -1,9 +1,9 @@
-"""The two pictures of docs/performance.md, as SVG by hand: cost per delivery, and latency up to collapse."""
+"""The pictures of docs/performance.md, as SVG by hand: cost of a delivery, also as rooms grow, and latency."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from bench import cases
 from bench.cases import Case
@@ -16,23 +16,70 @@ COLOURS = {
 }  # fmt: skip
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 860, 400, 70, 60, 60
 
+Lines = dict[Server, list[tuple[float, float]]]
+"""Points of each server's line."""
+
+
+class Logarithmic:
+    """From the power of ten below the least to the one above the most."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self._low, self._high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+
+    def marks(self) -> Iterator[float]:
+        return (10.0**power for power in range(self._low, self._high + 1))
+
+    def height(self, value: float) -> float:
+        return _height((math.log10(value) - self._low) / (self._high - self._low))
+
+
+class FromZero:
+    """From zero to the multiple of five above the most."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self._high = math.ceil(max(values) / 5) * 5
+
+    def marks(self) -> Iterator[float]:
+        return iter(range(0, self._high + 1, 5))
+
+    def height(self, value: float) -> float:
+        return _height(value / self._high)
+
+
+Scale = Logarithmic | FromZero
+
 
 def cost(results: Results) -> str:
     """Bars on a logarithmic scale: CPU seconds per million deliveries."""
-    rows = [case for case in cases.SATURATED if _measured(results, case)]
-    return _svg("CPU seconds per million deliveries (less is better, logarithmic)", _bars(results, rows))
-
-
-def latency(results: Results) -> str:
-    """Lines on logarithmic scales: p99 over deliveries a second."""
-    rows = [case for case in cases.OPEN_LOOP if _measured(results, case)]
     return _svg(
-        "p99 latency in ms, 32 rooms of 8, open loop (less is better, logarithmic)", _lines(results, rows)
+        "CPU seconds per million deliveries (less is better, logarithmic)", _bars(results, cases.SATURATED)
     )
 
 
-def _measured(results: Results, case: Case) -> bool:
-    return any(results.runs[case.name, server.name] for server in case.servers)
+def latency(results: Results, rows: Sequence[Case]) -> str:
+    """Lines on logarithmic scales: p99 over deliveries a second, of cases with rooms alike."""
+    title = (
+        f"p99 latency in ms, {rows[0].rooms} rooms of {rows[0].size}, open loop (less is better, logarithmic)"
+    )
+    lines: Lines = {}
+    for row in rows:
+        for server in row.servers:
+            if p99 := results.median(row, server, "p99_us"):
+                rate = row.options["rate"] * (row.size - 1) / 1000
+                lines.setdefault(server, []).append((rate, p99 / 1000))
+    return _svg(title, _lines(lines, Logarithmic, "{:.0f}k", "deliveries a second asked for"))
+
+
+def growth(results: Results) -> str:
+    """Lines from zero: what a delivery costs as the same load is spread over more rooms."""
+    row = cases.GROWTH[-1]
+    title = f"CPU µs of a delivery, {row.name}"
+    lines: Lines = {}
+    for server in row.servers:
+        for step, rooms in enumerate((10, 100, 1000, row.rooms)):
+            if value := results.median(row, server, "cpu_s_per_million", step):
+                lines.setdefault(server, []).append((rooms, value))
+    return _svg(title, _lines(lines, FromZero, "{:,.0f}", "rooms, of 3, that the load is spread over"))
 
 
 def _svg(title: str, body: Iterator[str]) -> str:
@@ -48,29 +95,25 @@ def _svg(title: str, body: Iterator[str]) -> str:
     )
 
 
-def _scale(values: Sequence[float]) -> tuple[float, float]:
-    return math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+def _height(share: float) -> float:
+    return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
 
 
-def _height(value: float, low: float, high: float) -> float:
-    return HEIGHT - BOTTOM - (math.log10(value) - low) / (high - low) * (HEIGHT - BOTTOM - TOP)
-
-
-def _grid(low: float, high: float) -> Iterator[str]:
-    for power in range(int(low), int(high) + 1):
-        y = _height(10**power, low, high)
+def _grid(scale: Scale) -> Iterator[str]:
+    for mark in scale.marks():
+        y = scale.height(mark)
         yield f'<line x1="{LEFT}" y1="{y:.0f}" x2="{WIDTH - 20}" y2="{y:.0f}" stroke="#ddd"/>'
-        yield f'<text x="{LEFT - 8}" y="{y + 4:.0f}" text-anchor="end" fill="#555">{10**power:g}</text>'
+        yield f'<text x="{LEFT - 8}" y="{y + 4:.0f}" text-anchor="end" fill="#555">{mark:g}</text>'
 
 
-def _legend(servers: Sequence[Server]) -> Iterator[str]:
+def _legend(servers: Iterable[Server]) -> Iterator[str]:
     for number, server in enumerate(servers):
         x = LEFT + number * 130
         yield f'<rect x="{x}" y="36" width="12" height="12" fill="{COLOURS[server.name]}"/>'
         yield f'<text x="{x + 17}" y="47">{server.name}</text>'
 
 
-def _bars(results: Results, rows: list[Case]) -> Iterator[str]:
+def _bars(results: Results, rows: Sequence[Case]) -> Iterator[str]:
     values = {
         (row, server): value
         for row in rows
@@ -79,8 +122,8 @@ def _bars(results: Results, rows: list[Case]) -> Iterator[str]:
     }
     if not values:
         return
-    low, high = _scale(list(values.values()))
-    yield from _grid(low, high)
+    scale = Logarithmic(list(values.values()))
+    yield from _grid(scale)
     yield from _legend(rows[0].servers)
     group = (WIDTH - LEFT - 20) / len(rows)
     for at, row in enumerate(rows):
@@ -88,7 +131,7 @@ def _bars(results: Results, rows: list[Case]) -> Iterator[str]:
         for number, server in enumerate(row.servers):
             if (row, server) in values:
                 value = values[row, server]
-                x, y = LEFT + group * at + number * group * 0.155, _height(value, low, high)
+                x, y = LEFT + group * at + number * group * 0.155, scale.height(value)
                 yield (
                     f'<rect x="{x:.0f}" y="{y:.0f}" width="{group * 0.14:.0f}" height="{HEIGHT - BOTTOM - y:.0f}" '
                     f'fill="{COLOURS[server.name]}"/>'
@@ -97,29 +140,24 @@ def _bars(results: Results, rows: list[Case]) -> Iterator[str]:
                 )
 
 
-def _lines(results: Results, rows: list[Case]) -> Iterator[str]:
-    points: dict[Server, list[tuple[float, float]]] = {}
-    for row in rows:
-        for server in row.servers:
-            p99 = results.median(row, server, "p99_us")
-            if p99:
-                points.setdefault(server, []).append((row.options["rate"] * 7 / 1000, p99 / 1000))
-    if not points:
+def _lines(lines: Lines, scaled: type[Scale], mark: str, under: str) -> Iterator[str]:
+    """Points from left to right on a logarithmic scale, marked below as `mark` formats them."""
+    if not lines:
         return
-    low, high = _scale([y for line in points.values() for _, y in line])
-    rates = [x for line in points.values() for x, _ in line]
-    left, right = math.log10(min(rates)), math.log10(max(rates))
+    scale = scaled([y for line in lines.values() for _, y in line])
+    marks = sorted({x for line in lines.values() for x, _ in line})
+    left, right = math.log10(marks[0]), math.log10(marks[-1])
 
-    def place(rate: float) -> float:
-        return LEFT + 30 + (math.log10(rate) - left) / ((right - left) or 1) * (WIDTH - LEFT - 90)
+    def place(x: float) -> float:
+        return LEFT + 30 + (math.log10(x) - left) / ((right - left) or 1) * (WIDTH - LEFT - 90)
 
-    yield from _grid(low, high)
-    yield from _legend(list(points))
-    for rate in sorted(set(rates)):
-        yield f'<text x="{place(rate):.0f}" y="{HEIGHT - 38}" text-anchor="middle">{rate:.0f}k</text>'
-    yield f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 14}" text-anchor="middle">deliveries a second asked for</text>'
-    for server, line in points.items():
-        path = " ".join(f"{place(x):.0f},{_height(y, low, high):.0f}" for x, y in line)
+    yield from _grid(scale)
+    yield from _legend(lines)
+    for x in marks:
+        yield f'<text x="{place(x):.0f}" y="{HEIGHT - 38}" text-anchor="middle">{mark.format(x)}</text>'
+    yield f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 14}" text-anchor="middle">{under}</text>'
+    for server, line in lines.items():
+        path = " ".join(f"{place(x):.0f},{scale.height(y):.0f}" for x, y in line)
         yield f'<polyline points="{path}" fill="none" stroke="{COLOURS[server.name]}" stroke-width="2.5"/>'
         for x, y in line:
-            yield f'<circle cx="{place(x):.0f}" cy="{_height(y, low, high):.0f}" r="4" fill="{COLOURS[server.name]}"/>'
+            yield f'<circle cx="{place(x):.0f}" cy="{scale.height(y):.0f}" r="4" fill="{COLOURS[server.name]}"/>'

@@ -53,7 +53,7 @@ def _lines(results: Results, rounds: int, seconds: float) -> Iterator[str]:
         ("Open loop: deliveries a second, thousands", "deliveries_per_s", 1e-3),
         ("Open loop: cores the server used", "server_cpu", 1.0),
         (
-            "Open loop: messages a second sent, thousands (deliveries / 7, unless the generator is late)",
+            "Open loop: messages a second sent, thousands (deliveries / receivers, unless the generator is late)",
             "sent_per_s",
             1e-3,
         ),
@@ -146,19 +146,22 @@ def _growth(results: Results) -> Iterator[str]:
     yield "\n## As rooms and connections grow: CPU seconds per million deliveries (TCP segments a delivery)\n"
     yield "Rooms of 3; the same load spread over so many of them, after everybody spoke once. Upkeep is what the"
     yield "connections cost without any message, measured by itself on the same ones and taken off the others.\n"
-    yield "| | 10 rooms speak | 100 | 1,000 | all | upkeep, cores |"
-    yield "|---|---:|---:|---:|---:|---:|"
+    yield "| | 10 rooms speak | 100 | 1,000 | all | all / 10 | upkeep, cores |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
     for case in rows:
         steps = 3 if case.rooms <= 1000 else 4
-        costs = [
-            f"{results.median(case, SIDECAR, 'cpu_s_per_million', step):.2f} "
-            f"({results.median(case, SIDECAR, 'segments_per_delivery', step):.1f})"
-            for step in range(steps)
-        ]
-        cells = [*costs[:-1], *[""] * (4 - steps), costs[-1]]
-        yield (
-            f"| {case.name} | " + " | ".join(cells) + f" | {results.median(case, SIDECAR, 'idle_cpu'):.3f} |"
-        )
+        for server in case.servers:
+            figure = functools.partial(results.median, case, server)
+            costs = [
+                f"{figure('cpu_s_per_million', step):.2f} ({figure('segments_per_delivery', step):.1f})"
+                for step in range(steps)
+                if results.runs[case.name, server.name]
+            ]
+            if costs:
+                cells = [*costs[:-1], *[""] * (4 - steps), costs[-1]]
+                growth = results.growth(case, server, "cpu_s_per_million")
+                cells += [f"{growth:.2f}", f"{figure('idle_cpu'):.3f}"]
+                yield f"| {case.name}: {server.name} | " + " | ".join(cells) + " |"
 
 
 def _cell(value: float, ratio: float | None, server: Server) -> str:

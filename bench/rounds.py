@@ -35,6 +35,11 @@ class Results:
         numbers = [value[index] if isinstance(value, list) else value for value in values]
         return statistics.median(numbers) if numbers else None
 
+    def growth(self, case: Case, server: Server, figure: str) -> float | None:
+        """From the first to the last step of a load, the median of the runs' ratios."""
+        ratios = [run[figure][-1] / run[figure][0] for run in self.runs[case.name, server.name]]
+        return statistics.median(ratios) if ratios else None
+
 
 def run_rounds(world: World, cases: Iterable[Case], *, rounds: int, seconds: float) -> Results:
     """Each case on each of its servers, `rounds` times over. A server is started anew for each run."""
