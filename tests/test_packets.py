@@ -145,3 +145,12 @@ def test_what_is_no_json_for_want_of_something_is_said_so(payload: bytes) -> Non
     ) as problem:
         decode(payload)
     assert problem.value.code is PacketErrorCode.INVALID_JSON
+
+
+@pytest.mark.parametrize(
+    "payload", [b"[1,", b'{"type":5', b"1 2", b"0x10", b'"a"b', b'{"a":1}{', b'{"type":"offer","to":5,,}']
+)
+def test_what_is_no_json_further_on_is_no_json(payload):
+    with pytest.raises(PacketError) as problem:
+        decode(payload)
+    assert problem.value.code is PacketErrorCode.INVALID_JSON

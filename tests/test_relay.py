@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from sidecar.transport.connection import MAX_TOKENS
 from tests.harness import guid
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -333,6 +334,48 @@ async def test_a_token_that_will_not_do_is_an_error_and_the_connection_stays(wor
         assert token not in json.dumps(error)
     await a.send({"type": "offer", "data": 1})
     await b.receive_signal("offer")
+
+
+async def test_refreshes_that_do_not_wait_for_each_other_are_answered_in_turn(world):
+    client = await world.join(guid())
+    good, bad = world.issuer.token(client.account, ttl_seconds=600), world.issuer.token(guid())
+    for token in (good, bad, good):
+        await client.send({"type": "auth.refresh", "data": {"token": token}})
+    answers = [await client.receive() for _ in range(3)]
+    assert [answer["type"] for answer in answers] == ["auth.refreshed", "error", "auth.refreshed"]
+    assert answers[1]["data"]["code"] == "TOKEN_OF_ANOTHER_ACCOUNT"
+
+
+async def test_more_refreshes_than_are_kept_are_too_many_and_no_malformed_packets(world):
+    client = await world.join(guid())
+    message = json.dumps(
+        {"type": "auth.refresh", "data": {"token": world.issuer.token(client.account)}}
+    ).encode()
+    frame = bytes((0x81, 0x80 | 126)) + len(message).to_bytes(2) + bytes(4) + message
+    client.ws.transport.write(frame * 40)  # in one piece: twice as many as malformed ones would be endured
+    answers = [await client.receive() for _ in range(40)]
+    refreshed = [answer for answer in answers if answer["type"] == "auth.refreshed"]
+    assert len(refreshed) >= MAX_TOKENS
+    assert all(answer["data"]["code"] == "RATE_LIMITED" for answer in answers if answer not in refreshed)
+    await client.nothing_more()
+
+
+async def test_a_newer_tokens_names_count_where_the_chat_service_has_none(start, chat, issuer):
+    async with start() as sidecar:
+        room, alice, bob = guid(), guid(), guid()
+        chat.allow(room, alice)
+        chat.allow(room, bob, account_name="bob")
+        a = await sidecar.connect(room, issuer.token(alice, name="old", nick="Old"))
+        b = await sidecar.connect(room, issuer.token(bob, name="old", nick="Old"))
+        await a.receive_signal("user-joined")
+        for client, account in ((a, alice), (b, bob)):
+            newer = issuer.token(account, ttl_seconds=600, name="new", nick="New")
+            await client.send({"type": "auth.refresh", "data": {"token": newer}})
+            assert (await client.receive())["type"] == "auth.refreshed"
+        for client in (a, b):
+            await client.send({"type": "offer", "data": 1})
+        told = [(await client.receive_signal("offer"))["senderInfo"] for client in (a, b)]
+        assert [(info["name"], info["nick"]) for info in told] == [("bob", "New"), ("new", "New")]
 
 
 async def test_what_each_connection_sends_arrives_in_the_order_sent(world):

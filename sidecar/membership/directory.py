@@ -154,6 +154,12 @@ class Directory:
             if live.sure and self._may_join(live.membership):
                 self._allowed.put(key, Answer(live.membership, live.asked, live.asked_at), self._clock())
 
+    def tell_again(self, key: MemberKey) -> None:
+        """Tell what is known of a live `key` as if it had just changed: who is told makes something else of it now."""
+        if live := self._live.get(key):
+            live.untold = True
+            self._tell_news(key, live)
+
     def recheck_now(self, key: MemberKey) -> None:
         """Something about `key` may have changed: forget what was answered so far, and ask anew if it is live."""
         self._allowed.forget(key)

@@ -87,6 +87,7 @@ class _Token(msgspec.Struct):
 _message = msgspec.json.Decoder(Signal)  # whatever it turns out to be
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _token = msgspec.json.Decoder(_Token)
+_json = msgspec.json.Decoder(msgspec.Raw)
 _encode = msgspec.json.encode
 
 
@@ -105,7 +106,7 @@ def decode(payload: bytes) -> Packet:
     try:
         outer = _message.decode(payload)
     except msgspec.DecodeError as error:
-        raise _undecodable(error) from None
+        raise _undecodable(payload, error) from None
     if outer.type in USUAL_TYPES and outer.data and outer.to is None and outer.to_connection is None:
         return outer
     if outer.type not in _ENVELOPES:
@@ -115,7 +116,7 @@ def decode(payload: bytes) -> Packet:
     try:
         inner = _message.decode(outer.data)
     except msgspec.DecodeError as error:
-        raise _undecodable(error) from None
+        raise _undecodable(outer.data, error) from None
     if inner.type in _ENVELOPES:
         raise PacketError(PacketErrorCode.INVALID_MESSAGE, f"{inner.type} inside {outer.type}")
     if inner.to is None:
@@ -125,8 +126,12 @@ def decode(payload: bytes) -> Packet:
     return _packet(outer.data, inner)
 
 
-def _undecodable(error: msgspec.DecodeError) -> PacketError:
+def _undecodable(text: bytes | msgspec.Raw, error: msgspec.DecodeError) -> PacketError:
     if isinstance(error, msgspec.ValidationError):
+        try:
+            _json.decode(text)  # the first thing out of place may not be all
+        except msgspec.DecodeError as no_json:
+            return _undecodable(text, no_json)
         return PacketError(PacketErrorCode.INVALID_MESSAGE, str(error))
     # msgspec's word for these is misleading where nothing was cut.
     problem = str(error).replace(

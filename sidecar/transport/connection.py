@@ -29,10 +29,17 @@ if TYPE_CHECKING:
 
 CLOSE_SECONDS = 5.0
 """How long a peer has to answer a close, or to read again for it to be sent; then it is cut."""
+MAX_TOKENS = 4
+"""Tokens shown by `auth.refresh` that wait for their judgement, at most."""
 IDLE_LOOK_SECONDS = 20.0
 """A connection is looked at this often, whatever the clocks do meanwhile."""
 
 _PING = b"\x89\x00"
+_WELL_FORMED = {
+    PacketErrorCode.TARGET_NOT_IN_ROOM: "target_not_in_room",
+    PacketErrorCode.RATE_LIMITED: "rate_limited",
+}
+"""Why a packet without fault was not relayed, for `messages_dropped_total`."""
 
 
 class Connection(FrameReader):
@@ -45,6 +52,7 @@ class Connection(FrameReader):
         "_pinged_at",
         "_proved_at",
         "_refreshing",
+        "_tokens",
         "_trace_number",
         "address",
         "closed_by_client",
@@ -80,6 +88,9 @@ class Connection(FrameReader):
         self.wheel_previous: Link | None = None
         self._due_at = 0.0  # of the next message at an even pace: GCRA's theoretical arrival time
         self._conduct: Conduct | None = None  # from its first misbehaviour on
+        self._tokens: tuple[
+            str, ...
+        ] = ()  # of `auth.refresh`es not answered yet, the first of them being judged
         self._refreshing: asyncio.Task[None] | None = None
         self.opened_at = self._heard_at
         self._proved_at = self.opened_at  # when its newest token came: the first a moment before
@@ -148,11 +159,12 @@ class Connection(FrameReader):
             else:
                 self._refresh(packet)
         except PacketError as problem:
-            if problem.code is PacketErrorCode.TARGET_NOT_IN_ROOM:
-                self._home.observer.dropped("target_not_in_room")
-                self._refuse(problem)
-            else:
+            reason = _WELL_FORMED.get(problem.code)
+            if reason is None:
                 self._refuse_malformed(problem)
+            else:
+                self._home.observer.dropped(reason)
+                self._refuse(problem)
 
     def on_control(self, opcode: Opcode) -> None:
         if opcode is Opcode.PONG and self._awaits_pong:
@@ -201,26 +213,35 @@ class Connection(FrameReader):
     # Tokens
 
     def _refresh(self, packet: AuthRefresh) -> None:
-        if self._refreshing is not None:
-            raise PacketError(
-                PacketErrorCode.INVALID_MESSAGE, "the auth.refresh before this one is not answered yet"
-            )
-        self._refreshing = self._home.spawn(self._refreshed_by(packet.token))
+        if len(self._tokens) == MAX_TOKENS:
+            raise PacketError(PacketErrorCode.RATE_LIMITED, "earlier auth.refreshes are not answered yet")
+        self._tokens += (packet.token,)
+        self._refreshing = self._refreshing or self._home.spawn(self._refreshed())
 
-    async def _refreshed_by(self, token: str) -> None:
+    async def _refreshed(self) -> None:
+        """Answer every `auth.refresh` in the order they came."""
         try:
-            principal = await refresh.judge(self._home.verifier, token, held=self.principal)
-            if principal is not self.principal:
-                self.principal = principal
-                self._proved_at = monotonic()
-                self._look_again()
-            self.reply(replies.auth_refreshed(self.member.dialect, principal.expires_at))
-        except PacketError as problem:
-            self._refuse(problem)
+            while self._tokens:
+                await self._refreshed_by(self._tokens[0])
+                self._tokens = self._tokens[1:]
         except Exception as error:  # noqa: BLE001 - as in data_received
             self.fail(error)
         finally:
-            self._refreshing = None
+            self._tokens, self._refreshing = (), None
+
+    async def _refreshed_by(self, token: str) -> None:
+        held = self.principal
+        try:
+            self.principal = await refresh.judge(self._home.verifier, token, held=held)
+        except PacketError as problem:
+            self._refuse(problem)
+            return
+        if self.principal is not held:
+            self._proved_at = monotonic()
+            self._look_again()
+            if (self.principal.name, self.principal.nick) != (held.name, held.nick):
+                self._home.renamed(self)
+        self.reply(replies.auth_refreshed(self.member.dialect, self.principal.expires_at))
 
     def _retires_at(self, now: float) -> float:
         """When this connection ends for want of a newer token; `inf`: never."""
