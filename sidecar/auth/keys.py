@@ -191,6 +191,9 @@ class KeyRing:
             self._failed(RefreshResult.UNREACHABLE, str(error))
         except BadKeys as error:
             self._failed(RefreshResult.UNUSABLE, str(error))
+        except Exception as error:
+            log.exception("looking for the token keys failed")
+            self._failed(RefreshResult.UNUSABLE, type(error).__name__)
         else:
             self._loaded(keys)
         finally:

@@ -10,6 +10,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import httptools
 
+from sidecar.off_loop import OffLoop
+
 MAX_DOCUMENT_BYTES = 262_144
 _CHUNK_BYTES = 65_536
 _OK = 200
@@ -41,11 +43,11 @@ class FileSource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._off_loop = OffLoop(self._read)
         self.name = str(path)
 
     async def read(self) -> bytes:
-        # Off the loop: a mount that hangs must not stop calls.
-        return await asyncio.to_thread(self._read)
+        return await self._off_loop()
 
     def _read(self) -> bytes:
         try:
@@ -68,8 +70,9 @@ class UrlSource:
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         target = quote(urlunsplit(("", "", parts.path or "/", parts.query, "")), safe=_NOT_QUOTED)
+        host = f"[{self._host}]" if ":" in self._host else self._host.encode("idna").decode()
         self._request = (
-            f"GET {target} HTTP/1.1\r\nHost: {parts.netloc.encode('idna').decode()}\r\n"
+            f"GET {target} HTTP/1.1\r\nHost: {host if parts.port is None else f'{host}:{parts.port}'}\r\n"
             "User-Agent: sphere-sidecar\r\nAccept: application/jwk-set+json, application/json\r\n"
             "Accept-Encoding: identity\r\nConnection: close\r\n\r\n"
         ).encode("ascii")
@@ -113,7 +116,7 @@ class _Answer:
             raise Unreachable(f"an answer over {MAX_DOCUMENT_BYTES} bytes")
         try:
             self._parser.feed_data(chunk)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             raise Unreachable("an answer that is not HTTP") from None
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -17,7 +17,9 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from sidecar.bus.nats_client import PING_SECONDS, Access, RoomClient
+from sidecar.bus.ports import subjects_of
 from sidecar.bus.spanning import SpanningBus
+from sidecar.off_loop import OffLoop
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -31,6 +33,8 @@ FOLLOWER_RETRY_SECONDS = 1.0
 GOODBYE_SECONDS = 1.0
 MAX_PROBLEMS_SAID = 20
 CA_POLL_SECONDS = 60.0
+ENTRY_BYTES = 1024
+"""What an entry of the bus is bigger than the signal in it, at most."""
 DEFAULT_MAX_PAYLOAD_BYTES = 1024 * 1024
 
 
@@ -73,10 +77,14 @@ class NatsBus:
         prefix: str,
         followers: Sequence[Follower],
         clock: Callable[[], float],
+        max_message_bytes: int = 0,
         on_ca: Callable[[bytes], None] = lambda _pem: None,
         ca_poll_seconds: float = CA_POLL_SECONDS,
     ) -> None:
-        """`on_ca` gets the CA's certificates, at the start and when the file has changed."""
+        """`on_ca` gets the CA's certificates, at the start and when the file has changed.
+
+        `max_message_bytes` is what a client may say; 0: no limit.
+        """
         self.connected = False
         self.tried = asyncio.Event()
         """Set once the first attempt to connect has succeeded or failed."""
@@ -86,6 +94,7 @@ class NatsBus:
         self._prefix = prefix
         self._followers = followers
         self._clock = clock
+        self._max_message_bytes = max_message_bytes
         self._on_ca = on_ca
         self._ca_poll_seconds = ca_poll_seconds
         self._max_payload_bytes = DEFAULT_MAX_PAYLOAD_BYTES
@@ -156,7 +165,7 @@ class NatsBus:
         discovered: Sequence[Srv] = ()
         while True:
             client = RoomClient(
-                subjects=f"{self._prefix}.".encode(),
+                subjects=tuple(begin.encode() for begin in subjects_of(self._prefix)),
                 on_message=self._on_message,
                 on_nobody=self._rooms.on_nobody,
                 on_problem=self._on_problem,
@@ -192,6 +201,12 @@ class NatsBus:
         self._wake.set()
         self.tried.set()
         log.info("bus connected", server=client.connected_url.netloc if client.connected_url else "")
+        if not 0 < self._max_message_bytes <= client.max_payload - ENTRY_BYTES:
+            log.warning(
+                "bus: signals too big for this server stay on this replica",
+                server_max_payload=client.max_payload,
+                max_message_bytes=self._max_message_bytes,
+            )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(client))
             tasks.create_task(self._send(client))
@@ -272,10 +287,10 @@ class NatsBus:
 
     async def _follow_ca(self, file: Path) -> None:
         """Each connection reads the file anew, so the one on disk is what counts."""
-        known = b""
+        read, known = OffLoop(file.read_bytes), b""
         while True:
             with suppress(OSError):  # whoever connects with it complains
-                pem = await asyncio.to_thread(file.read_bytes)
+                pem = await read()
                 if pem != known:
                     known = pem
                     self._on_ca(pem)

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 from nats import errors
 from nats.aio.client import Client, Srv
 
+from sidecar.off_loop import OffLoop
+
 CONNECT_SECONDS = 2.0
 PING_SECONDS = 1
 CLOSE_SECONDS = 1.0
@@ -42,6 +44,14 @@ class Access:
     def demands_tls(self) -> bool:
         return self.tls_ca_file is not None or any(server.startswith("tls://") for server in self.servers)
 
+    def read(self) -> tuple[str | None, ssl.SSLContext | None]:
+        """The password, and what TLS rests on where it is demanded: tens of milliseconds, not for the loop.
+
+        Raises: OSError, ValueError.
+        """
+        password = self.password_file.read_text().strip() if self.password_file else None
+        return password, ssl.create_default_context(cafile=self.tls_ca_file) if self.demands_tls else None
+
 
 class RoomClient(Client):
     """One connection; once it is lost, it stays so: who owns it makes a new one."""
@@ -49,13 +59,13 @@ class RoomClient(Client):
     def __init__(
         self,
         *,
-        subjects: bytes,
+        subjects: tuple[bytes, ...],
         on_message: Callable[[str, bytes], None],
         on_nobody: Callable[[str], None],
         on_problem: Callable[[Exception], None],
         clock: Callable[[], float],
     ) -> None:
-        """`on_message` gets what comes on subjects that begin with `subjects`; `on_nobody` those nobody heard."""
+        """`on_message` gets what comes on subjects that begin as `subjects`; `on_nobody` those nobody heard."""
         super().__init__()
         self.lost = asyncio.Event()
         self.heard_at = clock()
@@ -78,10 +88,10 @@ class RoomClient(Client):
             OSError, nats.errors.Error, TimeoutError: no server could be used.
         """
         self._demands_tls = access.demands_tls
-        password = access.password_file.read_text().strip() if access.password_file else None
         configured = {urlsplit(server).netloc for server in access.servers}
         self._besides = _shuffled([server for server in discovered if server.uri.netloc not in configured])
         async with asyncio.timeout(CONNECT_SECONDS * (len(configured) + len(self._besides))):
+            password, tls = await OffLoop(access.read)()
             await self.connect(
                 _shuffled(access.servers),
                 dont_randomize=True,
@@ -93,7 +103,7 @@ class RoomClient(Client):
                 ping_interval=PING_SECONDS,
                 max_outstanding_pings=2**31,  # whether anything is heard is judged by the owner
                 no_echo=True,
-                tls=ssl.create_default_context(cafile=access.tls_ca_file),
+                tls=tls,
                 user=access.user,
                 password=password,
                 user_credentials=access.credentials_file,
@@ -110,8 +120,8 @@ class RoomClient(Client):
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.close()
-        except (TimeoutError, OSError, errors.Error):
-            pass
+        except (TimeoutError, OSError, errors.Error, AssertionError):
+            pass  # the last is the library's word where it never began to connect
         finally:
             writer = getattr(self._transport, "_io_writer", None)
             if writer is not None:
@@ -154,11 +164,11 @@ class RoomClient(Client):
         if not subject.startswith(self._subjects):
             await super()._process_msg(sid, subject, reply, data, headers)
         elif headers is None:
-            self._on_message(subject.decode(), data)
+            self._on_message(subject.decode("ascii", "replace"), data)
         elif headers.startswith(NO_RESPONDERS):
-            self._on_nobody(subject.decode())
+            self._on_nobody(subject.decode("ascii", "replace"))
         else:
-            self._on_message(subject.decode(), data)
+            self._on_message(subject.decode("ascii", "replace"), data)
 
     async def _process_pong(self) -> None:
         self.heard_at = self._clock()

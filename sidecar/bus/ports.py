@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 
+def subjects_of(prefix: str) -> tuple[str, str, str]:
+    """How the subjects of rooms, of single replicas and of their heartbeats begin."""
+    return f"{prefix}.room.", f"{prefix}.node.", f"{prefix}.beat"
+
+
 class Post(Protocol):
     """How a link sends. Never waits; False: it could not be sent, and whoever misses it will ask."""
 

@@ -114,13 +114,17 @@ class SessionEvents:
         self._said = ""
 
     async def follow(self, client: Client) -> None:
-        await client.subscribe(self._subject, cb=self._on_live)
-        if not self._stream:
-            self.caught_up.set()
-            await asyncio.Event().wait()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._read_lately(client))
-            tasks.create_task(self._read_earlier(client))
+        subscription = await client.subscribe(self._subject, cb=self._on_live)
+        try:
+            if not self._stream:
+                self.caught_up.set()
+                await asyncio.Event().wait()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read_lately(client))
+                tasks.create_task(self._read_earlier(client))
+        except Exception:
+            await subscription.unsubscribe()  # the connection may live on, and this be called anew
+            raise
 
     async def _read_lately(self, client: Client) -> None:
         while True:
@@ -139,7 +143,7 @@ class SessionEvents:
             await reader.read(client)
         except NotFoundError:
             self._say("there is no such stream: what was told before this replica started is not known")
-        except (errors.Error, OSError) as problem:
+        except (errors.Error, OSError, ValueError) as problem:
             self._say(f"the stream cannot be read: {problem or type(problem).__name__}")
 
     async def _on_live(self, msg: Msg) -> None:

@@ -18,7 +18,7 @@ from sidecar.bus import wire
 from sidecar.bus.checks import Checks
 from sidecar.bus.journal import KEPT_SECONDS, Journal
 from sidecar.bus.link import Link
-from sidecar.bus.ports import Observer
+from sidecar.bus.ports import Observer, subjects_of
 from sidecar.bus.replicas import Replicas
 from sidecar.guid import canonical_guid
 from sidecar.signaling.envelope import Envelope
@@ -93,10 +93,8 @@ class SpanningBus:
         self._heard: set[str] = set()  # rooms subscribed to on this connection
         self._beats = 0
         self._looks = 0
-        self._room_prefix = f"{prefix}.room."
-        self._node_prefix = f"{prefix}.node."
+        self._room_prefix, self._node_prefix, self._beat_subject = subjects_of(prefix)
         self._me_prefix = f"{self._node_prefix}{self.me}."
-        self._beat_subject = f"{prefix}.beat"
         self.replicas = Replicas(
             timeout_seconds=node_timeout_seconds, kept_seconds=REMEMBERED_SECONDS, listener=self, clock=clock
         )

@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from sidecar._proto.dyson.chat.v1.membership_pb2_grpc import ChatMembershipServiceStub
+from sidecar.off_loop import OffLoop
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -102,14 +103,13 @@ class Channel:
             OSError: a TLS file cannot be read.
         """
         if self._tls is not None:
-            self._pems = await asyncio.to_thread(self._tls.read)
+            read = OffLoop(self._tls.read)
+            self._pems = await read()
         self._use(self._open(self._pems))
         self._current.get_state(try_to_connect=True)
         self._tasks.append(asyncio.create_task(self._replace_silent(), name="membership connection"))
         if self._tls is not None:
-            self._tasks.append(
-                asyncio.create_task(self._follow_files(self._tls), name="membership certificates")
-            )
+            self._tasks.append(asyncio.create_task(self._follow_files(read), name="membership certificates"))
 
     async def close(self) -> None:
         """End the calls that are still open, too."""
@@ -146,12 +146,12 @@ class Channel:
             ca, cert, _key = self._pems
             self._on_certificates(ca, cert)
 
-    async def _follow_files(self, tls: TlsFiles) -> None:
+    async def _follow_files(self, read: OffLoop[tuple[bytes | None, ...]]) -> None:
         """Kubernetes changes a mounted secret at any time, and not always all its files in one step."""
         while True:
             await asyncio.sleep(self._certificate_poll_seconds)
             try:
-                pems = await asyncio.to_thread(tls.read)
+                pems = await read()
             except OSError as error:
                 log.warning("membership certificate unreadable, the old ones stay", error=str(error))
                 continue

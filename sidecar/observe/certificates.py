@@ -20,7 +20,7 @@ def lives(**pems: bytes | None) -> dict[str, Life]:
     for name, pem in pems.items():
         try:
             chain = x509.load_pem_x509_certificates(pem) if pem else []
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             continue  # whoever uses it complains
         if chain:
             first = min(chain, key=lambda certificate: certificate.not_valid_after_utc)

@@ -2,6 +2,7 @@ import asyncio
 import json
 import os
 import ssl
+import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from structlog.testing import capture_logs
 
 from sidecar.auth.keys import REFRESH_RESULTS, KeyRing, RefreshResult
 from sidecar.auth.keyset import BadKeys
-from sidecar.auth.sources import MAX_DOCUMENT_BYTES
+from sidecar.auth.sources import MAX_DOCUMENT_BYTES, FileSource, Unreachable, UrlSource
 from sidecar.auth.verifier import Verifier
 from sidecar.errors import Refusal, RefusalCode
 from tests.authority import Authority
@@ -573,3 +574,31 @@ async def test_a_changed_file_is_read_at_once_when_a_token_needs_it(tmp_path):
     async with following(public_key_file=file) as ring:
         file.write_bytes(pem(FIRST, SECOND))
         assert await accepts(ring, SECOND)
+
+
+def test_a_long_name_with_a_port_is_asked_by_it():
+    assert b"Host: " + b"a" * 63 + b":8080\r\n" in UrlSource(f"http://{'a' * 63}:8080/")._request
+    assert b"Host: [::1]:8080\r\n" in UrlSource("http://[::1]:8080/")._request
+
+
+async def test_an_answer_that_changes_the_protocol_is_a_failure_like_others():
+    async with serving() as jwks:
+        jwks.status, jwks.headers = "101 Switching Protocols", "Connection: upgrade\r\nUpgrade: h2c\r\n"
+        with pytest.raises(Unreachable, match="not HTTP"):
+            await UrlSource(jwks.url).read()
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_is_read_by_one_thread_and_holds_nobody_up(tmp_path):
+    fifo = tmp_path / "jwt.pem"
+    os.mkfifo(fifo)
+    source = FileSource(fifo)
+    threads = threading.active_count()
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await source.read()
+    hanging = [thread for thread in threading.enumerate() if "_run" in thread.name]
+    assert threading.active_count() == threads + 1
+    assert all(thread.daemon for thread in hanging)
+    fifo.write_bytes(b"at last")
+    assert await source.read() in {b"at last", b""}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -88,7 +89,7 @@ class Notes:
 
     def client(self) -> RoomClient:
         return RoomClient(
-            subjects=b"sphere.",
+            subjects=(b"sphere.",),
             on_message=lambda subject, payload: self.messages.append((subject, payload)),
             on_nobody=self.nobody.append,
             on_problem=self.problems.append,
@@ -163,6 +164,26 @@ async def test_messages_of_rooms_are_handed_over_as_they_are_read_and_all_others
         assert notes.messages == [("sphere.room.x", b"one"), ("sphere.room.x", b"two")]
         assert notes.nobody == ["sphere.node.me.x"]
         assert not waiting.done()
+
+
+async def test_a_subject_that_is_no_text_does_not_end_the_reading():
+    async with scripted() as server, opened(server) as (client, notes):
+        await client.subscribe("sphere.>", future=asyncio.Future())
+        server.say(b"MSG sphere.room.\xff 1 3\r\none\r\nMSG sphere.room.x 1 3\r\ntwo\r\n")
+        await until(lambda: len(notes.messages) == 2)
+        assert notes.messages[1] == ("sphere.room.x", b"two")
+
+
+@pytest.mark.parametrize("secret", ["password_file", "nkey_file", "tls_ca_file"])
+async def test_a_secret_that_cannot_be_read_fails_this_attempt_alone(tmp_path, secret):
+    async with scripted() as server:
+        access = dataclasses.replace(server.access, **{secret: tmp_path / "away"})
+        client = Notes().client()
+        with pytest.raises(Exception, match=r"(?i)no such file|seed"):
+            await client.open(access, name="test", inbox_prefix="_INBOX.sphere")
+        await client.shut()
+        async with opened(server):
+            pass
 
 
 async def test_whatever_comes_says_that_the_server_is_there():
