@@ -6,14 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import uvloop
 
 import sidecar
 from sidecar import config
 from sidecar.app import Sidecar
-from sidecar.auth.keyset import BadKeys, parse_jwks, parse_pem
+from sidecar.auth.keyset import BadKeys
 from sidecar.dev import commands as dev_commands
 from sidecar.observe import logs
 
@@ -61,22 +60,8 @@ def _check_config(environ: Mapping[str, str]) -> None:
 
 def _load(environ: Mapping[str, str]) -> tuple[config.Settings, list[str]]:
     try:
-        settings, warnings = config.load(environ)
-        _check_key_file(settings)
+        return config.load(environ)
     except config.BadSettings as bad:
         for problem in bad.problems:
             print(problem, file=sys.stderr)
         sys.exit(BAD_SETTINGS)
-    return settings, warnings
-
-
-def _check_key_file(settings: config.Settings) -> None:
-    """Raises: BadSettings where the file has no key that could verify a token."""
-    for name, parse in (("jwt_public_key_file", parse_pem), ("jwt_jwks_file", parse_jwks)):
-        file: Path | None = getattr(settings, name)
-        if file is not None:
-            try:
-                parse(file.read_bytes(), settings.jwt_algorithms)
-            except BadKeys as problem:
-                variable = (config.PREFIX + name).upper()
-                raise config.BadSettings([f"{variable}: {str(file)!r}: expected keys ({problem})"]) from None

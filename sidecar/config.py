@@ -9,13 +9,15 @@ import difflib
 import re
 import resource
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sidecar.auth.keyset import BadKeys, parse_jwks, parse_pem
+from sidecar.bus.ports import subjects_of
 from sidecar.setting_values import (
     Algorithms,
     BusUrls,
@@ -23,8 +25,9 @@ from sidecar.setting_values import (
     GrpcTarget,
     MountPrefixes,
     Networks,
+    OptionalCertificates,
     OptionalFile,
-    OptionalPem,
+    OptionalPrivateKey,
     OptionalText,
     OptionalUrl,
     Origins,
@@ -48,6 +51,10 @@ CONFIG_FILE = "SIDECAR_CONFIG_FILE"
 _SERVICE_LINK = re.compile(
     r"SIDECAR_(SERVICE|PORT)_.+|SIDECAR_\w+_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_\w+)"
 )
+_SECRET_FILES = frozenset(
+    {"bus_credentials_file", "bus_nkey_file", "bus_password_file", "membership_tls_key_file"}
+)
+_EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _DESCRIPTORS_BESIDE_CONNECTIONS = 192
 """64 each for files of our own, sockets that wait for their upgrade, and those that wait to be accepted."""
@@ -80,9 +87,9 @@ class Settings(BaseModel):
     trusted_proxies: Networks = ("127.0.0.0/8", "::1/128")
 
     membership_target: GrpcTarget
-    membership_tls_ca_file: OptionalPem = None
-    membership_tls_cert_file: OptionalPem = None
-    membership_tls_key_file: OptionalPem = None
+    membership_tls_ca_file: OptionalCertificates = None
+    membership_tls_cert_file: OptionalCertificates = None
+    membership_tls_key_file: OptionalPrivateKey = None
     membership_tls_server_name: OptionalText = None
     membership_timeout_ms: PositiveCount = 1500
     membership_cache_seconds: Seconds = 30
@@ -95,7 +102,7 @@ class Settings(BaseModel):
     bus_nkey_file: OptionalFile = None
     bus_user: OptionalText = None
     bus_password_file: OptionalFile = None
-    bus_tls_ca_file: OptionalPem = None
+    bus_tls_ca_file: OptionalCertificates = None
     bus_prefix: Subject = "sphere"
     bus_node_timeout_seconds: PositiveSeconds = 6
     session_events_subject: SubjectOrOff = "auth.session.revoked"
@@ -221,14 +228,16 @@ def _validate(raw: dict[str, Any], problems: list[str], *, partial: bool) -> tup
                 if not partial:
                     problems.append(f"{name}: required, but not set")
             else:
-                problems.append(f"{name}: {_shown(raw[field])}: expected {_lower_first(expected)}")
+                problems.append(f"{name}: {_shown(field, raw[field])}: expected {_lower_first(expected)}")
     rest = {field: value for field, value in raw.items() if field not in bad}
     return Settings.model_validate({"jwt_audiences": "unset", "membership_target": "unset"} | rest), bad
 
 
-def _shown(value: object) -> str:
-    """A value as the operator wrote it, but for a URL that may hold a password."""
-    return "(not shown)" if isinstance(value, str) and "@" in value else repr(value)
+def _shown(field: str, value: object) -> str:
+    """A value as the operator wrote it, but for a URL that may hold a password, or a secret where its file belongs."""
+    shown = repr(value)
+    secret = field in _SECRET_FILES and not re.fullmatch(r"'(\.?/)?[\w./-]*[./][\w./-]*'", shown)
+    return "(not shown)" if "@" in shown or secret else shown
 
 
 def _lower_first(text: str) -> str:
@@ -237,7 +246,7 @@ def _lower_first(text: str) -> str:
     if text.startswith("Input should be a valid boolean"):
         return "true or false"
     text = text.removeprefix("Input should be ")
-    return text[:1].lower() + text[1:]
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
 
 
 def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -253,8 +262,10 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             pair,
             "SIDECAR_MEMBERSHIP_TLS_CERT_FILE, SIDECAR_MEMBERSHIP_TLS_KEY_FILE: expected both or neither",
         )
+    for name, parse in (("jwt_public_key_file", parse_pem), ("jwt_jwks_file", parse_jwks)):
+        yield from _no_keys(settings, name, parse)
     yield from _bus_conflicts(settings)
-    if settings.port and settings.port == settings.ops_port:
+    if settings.port and settings.port == settings.ops_port and _overlap(settings.host, settings.ops_host):
         yield (
             ("port", "ops_port"),
             f"SIDECAR_OPS_PORT: {settings.ops_port}: expected another port than SIDECAR_PORT",
@@ -267,6 +278,24 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             f"SIDECAR_MAX_CONNECTIONS: {settings.max_connections}: expected at most {allowed}, "
             f"because at most {descriptors} files may be open (ulimit -Hn)",
         )
+
+
+def _no_keys(
+    settings: Settings, name: str, parse: Callable[[bytes, Sequence[str]], object]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """A file without a key that could verify a token."""
+    file: Path | None = getattr(settings, name)
+    if file is not None:
+        try:
+            parse(file.read_bytes(), settings.jwt_algorithms)
+        except BadKeys as problem:
+            variable = (PREFIX + name).upper()
+            yield (name, "jwt_algorithms"), f"{variable}: {str(file)!r}: expected keys ({problem})"
+
+
+def _overlap(host: str, other: str) -> bool:
+    """Whether one port on both is one place."""
+    return host == other or not _EVERYWHERE.isdisjoint({host, other})
 
 
 def _bus_conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -283,6 +312,14 @@ def _bus_conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
         names = ", ".join((PREFIX + name).upper() for name in others)
         yield (*others, "bus_url"), f"SIDECAR_BUS_URL: expected to be set, because {names} is"
 
+    for name in ("session_events_subject", "member_events_subject"):
+        subject: str = getattr(settings, name)
+        if subject.startswith(subjects_of(settings.bus_prefix)):
+            yield (
+                (name, "bus_prefix"),
+                f"{(PREFIX + name).upper()}: {subject!r}: expected no subject that rooms use, under SIDECAR_BUS_PREFIX",
+            )
+
 
 def _doubts(settings: Settings) -> Iterator[str]:
     """What is allowed, but worth a warning."""
@@ -290,6 +327,9 @@ def _doubts(settings: Settings) -> Iterator[str]:
         url = urlsplit(settings.jwt_jwks_url)
         if url.scheme == "http" and url.hostname not in _LOOPBACK_HOSTS:
             yield "SIDECAR_JWT_JWKS_URL is plain http to another host: whoever is on the way can mint tokens"
+    target = settings.membership_target
+    if not target.startswith("unix:") and not re.search(r":\d+$", target):
+        yield f"SIDECAR_MEMBERSHIP_TARGET {target!r} names no port: gRPC takes 443"
     clear = [url for url in settings.bus_url if url.startswith("nats:")]
     others = any(urlsplit(url).hostname not in _LOOPBACK_HOSTS for url in clear)
     if others and settings.bus_tls_ca_file is None:

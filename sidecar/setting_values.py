@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import AfterValidator, BeforeValidator, Field
 
+MOST = 10**12
+"""Of anything: beyond it a number is a mistake."""
+LEAST_RATE = 0.001
 ASYMMETRIC_ALGORITHMS = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 )  # fmt: skip
@@ -23,6 +29,18 @@ def _comma_list(value: object) -> object:
 
 def _empty_is_unset(value: object) -> object:
     return None if value == "" else value
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number")  # noqa: TRY004 - pydantic's way to say so
+    return value
+
+
+def _rate(value: float) -> float:
+    if 0 < value < LEAST_RATE:
+        raise ValueError(f"0 or at least {LEAST_RATE:g}")
+    return value
 
 
 def _mount_prefix(value: str) -> str:
@@ -51,9 +69,21 @@ def _stun_url(value: str) -> str:
     return value
 
 
-def _pem_file(value: Path | None) -> Path | None:
-    if _readable_file(value) is not None and value is not None and b"-----BEGIN " not in value.read_bytes():
-        raise ValueError("a file in PEM format")
+def _certificates(value: Path | None) -> Path | None:
+    if _readable_file(value) is not None and value is not None:
+        try:
+            x509.load_pem_x509_certificates(value.read_bytes())
+        except (ValueError, x509.InvalidVersion):
+            raise ValueError("a file with certificates in PEM format") from None
+    return value
+
+
+def _private_key(value: Path | None) -> Path | None:
+    if _readable_file(value) is not None and value is not None:
+        try:
+            load_pem_private_key(value.read_bytes(), password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise ValueError("a file with a private key in PEM format, without a password") from None
     return value
 
 
@@ -71,6 +101,8 @@ def _readable_file(value: Path | None) -> Path | None:
             return value
     except OSError as error:
         raise ValueError(f"a file that can be read ({error.strerror})") from None
+    except ValueError:  # a NUL
+        raise ValueError("the name of a file") from None
 
 
 def _http_url(value: str | None) -> str | None:
@@ -96,10 +128,17 @@ def _grpc_target(value: str) -> str:
 
 
 def _bus_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"nats", "tls"} or not parts.hostname or parts.username or parts.password:
+    try:
+        parts = urlsplit(value)
+        good = (
+            parts.scheme in {"nats", "tls"} and parts.hostname and not parts.username and not parts.password
+        )
+        _ = parts.port  # raises where it is none
+    except ValueError:
+        good = False
+    if not good:
         raise ValueError("nats:// or tls:// URLs without a password in them")
-    return value
+    return parts.geturl()  # its scheme in lower case
 
 
 def _subject(value: str) -> str:
@@ -129,16 +168,19 @@ def _network(value: str) -> str:
         raise ValueError("addresses or CIDRs such as 10.0.0.0/8") from None
 
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
-PositiveCount = Annotated[int, Field(ge=1)]
-PerSecond = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Whole = Annotated[int, Field(le=MOST), BeforeValidator(_no_truth)]
+_Real = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False), BeforeValidator(_no_truth)]
+Port = Annotated[_Whole, Field(ge=0, le=65535)]
+Seconds = _Real
+PositiveSeconds = Annotated[_Real, Field(gt=0)]
+Count = Annotated[_Whole, Field(ge=0)]
+PositiveCount = Annotated[_Whole, Field(ge=1)]
+PerSecond = Annotated[_Real, AfterValidator(_rate)]
 Word = Annotated[str, Field(min_length=1)]
 OptionalText = Annotated[str | None, BeforeValidator(_empty_is_unset)]
 OptionalFile = Annotated[Path | None, AfterValidator(_readable_file), BeforeValidator(_empty_is_unset)]
-OptionalPem = Annotated[Path | None, AfterValidator(_pem_file), BeforeValidator(_empty_is_unset)]
+OptionalCertificates = Annotated[Path | None, AfterValidator(_certificates), BeforeValidator(_empty_is_unset)]
+OptionalPrivateKey = Annotated[Path | None, AfterValidator(_private_key), BeforeValidator(_empty_is_unset)]
 OptionalUrl = Annotated[str | None, AfterValidator(_http_url), BeforeValidator(_empty_is_unset)]
 SomeWords = Annotated[tuple[Word, ...], Field(min_length=1), BeforeValidator(_comma_list)]
 MountPrefixes = Annotated[

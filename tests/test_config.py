@@ -43,7 +43,7 @@ def test_all_problems_are_told_at_once_each_on_one_line(issuer):
             "SIDECAR_PORT": "x",
             "SIDECAR_DRAIN_SECONDS": "-1",
             "SIDECAR_MAX_CONECTIONS": "5",
-            "SIDECAR_MEMBERSHIP_TLS_CERT_FILE": str(issuer.public_file),
+            "SIDECAR_MEMBERSHIP_TLS_KEY_FILE": str(issuer.public_file.with_name("jwt-private.pem")),
             "SIDECAR_JWT_ALGORITHMS": "RS256,HS256",
         }
     ).splitlines()
@@ -85,7 +85,13 @@ def test_all_problems_are_told_at_once_each_on_one_line(issuer):
         ("MOUNT_PREFIXES", "/a,/b,/a", "each of them once"),
         ("STUN_URLS", "stun:a.example,http://b.example", "stun:stun.example.org:3478"),
         ("OPS_PAGE", "maybe", "true or false"),
-        ("MEMBERSHIP_TLS_CA_FILE", __file__, "PEM"),
+        ("MEMBERSHIP_TLS_CA_FILE", __file__, "certificates in PEM"),
+        ("MEMBERSHIP_TLS_KEY_FILE", __file__, "private key in PEM"),
+        ("MEMBERSHIP_TIMEOUT_MS", "1" + "0" * 400, "less than or equal"),
+        ("MESSAGE_RATE", "1e-320", "0 or at least 0.001"),
+        ("BUS_URL", "nats://a:99999", "nats://"),
+        ("BUS_URL", "nats://[::1", "nats://"),
+        ("STUN_URLS", "stun.example.org", "expected STUN URLs"),
         ("LOG_LEVEL", "loud", "'debug'"),
     ],
 )
@@ -99,6 +105,70 @@ def test_a_password_in_a_url_is_refused_and_not_shown():
     found = problems(GOOD | {"SIDECAR_JWT_JWKS_URL": "https://user:hunter2@auth.example.org/"})
     assert "without a password" in found
     assert "hunter2" not in found
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        'bus_url = ["nats://user:hunter2@a"]',
+        'bus_password_file = "hunter2"',
+        'membership_tls_key_file = "-----BEGIN PRIVATE KEY-----hunter2"',
+    ],
+)
+def test_a_secret_where_none_belongs_is_not_shown(tmp_path, setting):
+    file = tmp_path / "sidecar.toml"
+    file.write_text(setting)
+    found = problems(GOOD | {"SIDECAR_CONFIG_FILE": str(file)})
+    assert setting.partition(" ")[0].upper() in found
+    assert "hunter2" not in found
+
+
+def test_the_name_of_a_secrets_file_is_shown():
+    assert "'/run/nowhere/key.pem'" in problems(GOOD | {"SIDECAR_BUS_NKEY_FILE": "/run/nowhere/key.pem"})
+
+
+@pytest.mark.parametrize(
+    "setting", ["max_connections = true", "drain_seconds = false", 'jwt_jwks_file = "a\\u0000b"']
+)
+def test_what_toml_has_beside_text_and_numbers_is_told(tmp_path, setting):
+    file = tmp_path / "sidecar.toml"
+    file.write_text(setting)
+    found = problems(GOOD | {"SIDECAR_CONFIG_FILE": str(file)})
+    assert f"SIDECAR_{setting.partition(' ')[0].upper()}: " in found
+    assert "expected" in found
+
+
+def test_a_file_without_keys_is_told_with_the_other_problems(tmp_path):
+    file = tmp_path / "jwt.pem"
+    file.write_text("nothing")
+    found = problems(
+        GOOD | {"SIDECAR_JWT_JWKS_URL": "", "SIDECAR_JWT_PUBLIC_KEY_FILE": str(file), "SIDECAR_PORT": "x"}
+    )
+    assert "SIDECAR_PORT" in found
+    assert "expected keys" in found
+
+
+@pytest.mark.parametrize(
+    ("prefix", "subject", "good"),
+    [("auth", "auth.session.revoked", True), ("chat", "chat.room.x", False), ("chat", "chat.beat", False)],
+)
+def test_events_and_rooms_may_share_the_beginning_of_their_subjects_and_no_more(prefix, subject, good):
+    environ = GOOD | {"SIDECAR_BUS_PREFIX": prefix, "SIDECAR_SESSION_EVENTS_SUBJECT": subject}
+    if good:
+        config.load(environ)
+    else:
+        assert "SIDECAR_SESSION_EVENTS_SUBJECT" in problems(environ)
+
+
+def test_the_scheme_of_a_bus_is_in_lower_case():
+    settings, _ = config.load(GOOD | {"SIDECAR_BUS_URL": "TLS://a:4222"})
+    assert settings.bus_url == ("tls://a:4222",)
+
+
+def test_two_listeners_may_have_one_port_on_two_hosts():
+    ports = {"SIDECAR_PORT": "9000", "SIDECAR_OPS_PORT": "9000", "SIDECAR_HOST": "127.0.0.1"}
+    config.load(GOOD | ports | {"SIDECAR_OPS_HOST": "127.0.0.2"})
+    assert "SIDECAR_OPS_PORT" in problems(GOOD | ports | {"SIDECAR_OPS_HOST": "0.0.0.0"})
 
 
 def test_the_value_of_an_unknown_setting_is_not_shown():
@@ -180,6 +250,17 @@ def test_origins_and_proxies_are_read_as_requests_write_them():
 def test_plain_http_to_another_host_warns():
     assert config.load(GOOD | {"SIDECAR_JWT_JWKS_URL": "http://auth.example.org/jwks"})[1]
     assert not config.load(GOOD | {"SIDECAR_JWT_JWKS_URL": "http://127.0.0.1:8000/jwks"})[1]
+
+
+def test_a_target_without_a_port_warns():
+    for target, doubtful in (
+        ("dns:///chat", True),
+        ("chat", True),
+        ("chat:5001", False),
+        ("unix:/run/chat", False),
+    ):
+        _, warnings = config.load(GOOD | {"SIDECAR_MEMBERSHIP_TARGET": target})
+        assert any("names no port" in warning for warning in warnings) == doubtful
 
 
 def test_more_connections_than_files_may_be_open_are_refused():

@@ -14,6 +14,7 @@ import pytest
 
 from sidecar.config import Settings
 from sidecar.dev.issuer import Issuer
+from tests.authority import Authority
 from tests.helm.rendering import CASES, CHART, ROOT, Case, case_named, merged, objects, render, the
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ def contents(file: str, issuer: Issuer) -> bytes:
         )
         jwk = jwt.algorithms.RSAAlgorithm.to_jwk(key, as_dict=True)
         return json.dumps({"keys": [{**jwk, "alg": "RS256", "use": "sig", "kid": "1"}]}).encode()
-    return issuer.public_file.read_bytes() if file == "jwt_public_key" or "_tls_" in file else b""
+    if "_tls_" in file:
+        authority = Authority()
+        return authority.issue("sidecar").key if file.endswith("_key") else authority.pem
+    return issuer.public_file.read_bytes() if file == "jwt_public_key" else b""
 
 
 def test_the_chart_offers_every_setting_of_the_program() -> None:
