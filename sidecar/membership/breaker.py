@@ -9,13 +9,14 @@ from sidecar.membership.service import Reason, Unavailable
 
 FAILURES_TO_OPEN = 5
 OPEN_SECONDS = 1.0
+_ANSWERS = frozenset({Reason.WRONG_ANSWER, Reason.FAILED})
 
 
 class Breaker:
     """Closed until `FAILURES_TO_OPEN` failures in a row; then open for `OPEN_SECONDS`, then one probe at a time.
 
     `with breaker:` is around each call to the service. Entering raises `Unavailable` where there should be none. A call
-    that ends in any exception has failed; but a wrong answer is an answer.
+    that ends in any exception has failed; but a wrong answer is an answer, and so is an error: it may be about one key.
     """
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
@@ -48,7 +49,7 @@ class Breaker:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._probing = False
-        if error is None or (isinstance(error, Unavailable) and error.reason is Reason.WRONG_ANSWER):
+        if error is None or (isinstance(error, Unavailable) and error.reason in _ANSWERS):
             self._failures = 0
         else:
             self._failures += 1

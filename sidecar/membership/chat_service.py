@@ -57,6 +57,7 @@ _WATCH_SECONDS = 3600.0
 _REASONS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: Reason.DEADLINE,
     grpc.StatusCode.UNAVAILABLE: Reason.UNREACHABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Reason.EXHAUSTED,
 }
 
 
@@ -209,7 +210,7 @@ def _code_of(error: BaseException) -> tuple[str, Unavailable | None]:
         case grpc.aio.AioRpcError():
             return error.code().name, None
         case decoding.WrongAnswerError():
-            return WRONG_ANSWER, Unavailable(Reason.WRONG_ANSWER)
+            return WRONG_ANSWER, Unavailable(Reason.WRONG_ANSWER, str(error))
         case grpc.aio.UsageError():
             return _CANCELLED, Unavailable(Reason.CLOSED)
         case asyncio.CancelledError():

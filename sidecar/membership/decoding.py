@@ -14,6 +14,7 @@ from sidecar.membership.model import MemberKey, Membership
 from sidecar.membership.service import Changed, CursorMoved, MaybeChanged, WatchEvent
 
 MAX_TEXT_CHARACTERS = 256
+_MAX_ID = 64  # characters of an id in a log line
 _NO_PROFILE = b"{}"
 _MAX_EXACT_INTEGER = 2.0**53
 _FIRST_SECOND = -62_135_596_800.0  # 0001-01-01T00:00:00Z
@@ -40,7 +41,7 @@ def membership(message: pb.Membership, key: MemberKey, *, max_profile_bytes: int
         WrongAnswerError: it is another one's.
     """
     if (message.room_id, message.account_id) != key and key_of(message) != key:
-        raise WrongAnswerError
+        raise WrongAnswerError(f"asked about {_words(key)}, got {_words(message)}")
     return _of_key(message, key, max_profile_bytes)
 
 
@@ -59,7 +60,7 @@ def memberships(
             key_of(message), None
         )
         if key is None:
-            raise WrongAnswerError
+            raise WrongAnswerError(f"not asked about, or answered twice: {_words(message)}")
         found[key] = _of_key(message, key, max_profile_bytes)
     return found
 
@@ -69,7 +70,9 @@ def _of_key(message: pb.Membership, key: MemberKey, max_profile_bytes: int) -> M
     account = message.account
     account_id = account.id
     if account_id and account_id != key.account_id and canonical_guid(account_id) != key.account_id:
-        raise WrongAnswerError
+        raise WrongAnswerError(
+            f"asked about {_words(key)}, got the names of account {account_id[:_MAX_ID]!r}"
+        )
     return Membership(
         key=key,
         role=message.role,
@@ -95,6 +98,10 @@ def event(message: pb.MembershipEvent, *, max_profile_bytes: int) -> WatchEvent:
     except WrongAnswerError:
         return MaybeChanged(message.cursor, key)
     return Changed(message.cursor, key, now)
+
+
+def _words(of: MemberKey | pb.Membership) -> str:
+    return f"room {of.room_id[:_MAX_ID]!r}, account {of.account_id[:_MAX_ID]!r}"
 
 
 def _seconds(time: Timestamp) -> float:

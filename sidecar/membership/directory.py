@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
@@ -23,7 +25,14 @@ from sidecar.membership.model import (
 )
 from sidecar.membership.questions import Questions
 from sidecar.membership.recent import Answer, RecentAnswers
-from sidecar.membership.service import Changed, MaybeChanged, MembershipService, Metadata
+from sidecar.membership.service import (
+    Changed,
+    MaybeChanged,
+    MembershipService,
+    Metadata,
+    Reason,
+    Unavailable,
+)
 from sidecar.membership.watch import ChangeWatch
 from sidecar.rfc3339 import rfc3339
 
@@ -36,6 +45,8 @@ OnCache = Callable[[str], None]
 OnChange = Callable[[MemberKey, MembershipChange], None]
 
 MAX_CACHED = 10_000
+SILENCE_SECONDS = 10.0
+"""A failing chat service is said again after this long."""
 
 
 class Directory:
@@ -44,8 +55,8 @@ class Directory:
     An account may join where its membership is active and not timed out. `admit` and `follow` belong together: what
     `admit` returned is true until the caller next awaits, so room and `follow` are entered in the same tick.
 
-    While the chat service cannot be asked, live keys rest on their last answers; each one whose last answer is older
-    than `stale_seconds` (0: no limit) is told as `Unverifiable`. `on_change` is called synchronously, for followed
+    While the chat service cannot be asked, live keys rest on their last answers; each one that could not be renewed
+    for `stale_seconds` (0: no limit) is told as `Unverifiable`. `on_change` is called synchronously, for followed
     keys only; `Ended`, `TimedOut` and `Unverifiable` are told again until the key is unfollowed, `Updated` until a call
     returns.
     """
@@ -77,6 +88,7 @@ class Directory:
             breaker=self._breaker,
             numbers=self._numbers,
             on_answer=self._learn,
+            on_problem=partial(self._say, "join"),
             clock=clock,
         )
         self._live = LiveMemberships(
@@ -86,12 +98,14 @@ class Directory:
             recheck_seconds=recheck_seconds,
             stale_seconds=stale_seconds,
             on_answer=self._learn,
+            on_problem=partial(self._say, "re-check"),
             on_stale=self._tell_stale,
             clock=clock,
         )
         self._watch = ChangeWatch(
             service=service, on_change=self._changed, on_gap=self._live.doubt_all, clock=clock
         )
+        self._said_at: dict[tuple[str, Reason], float] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -230,6 +244,16 @@ class Directory:
             self._tell(key, TimedOut(now.timeout_until))
         elif live.untold and self._tell(key, Updated(now)):
             live.untold = False
+
+    def _say(self, question: str, problem: Unavailable) -> None:
+        """Why nothing usable was answered; each kind once in a while."""
+        kind, now = (question, problem.reason), self._clock()
+        if (
+            problem.reason is not Reason.CLOSED
+            and now >= self._said_at.get(kind, -math.inf) + SILENCE_SECONDS
+        ):
+            self._said_at[kind] = now
+            log.warning("the chat service gave no usable answer", question=question, problem=str(problem))
 
     def _tell_stale(self, key: MemberKey) -> None:
         self._tell(key, Unverifiable())

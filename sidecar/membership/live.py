@@ -13,7 +13,7 @@ import msgspec
 from sidecar.membership.breaker import Breaker
 from sidecar.membership.model import MemberKey, Membership
 from sidecar.membership.recent import Answer
-from sidecar.membership.service import MAX_BATCH_KEYS, MembershipService, Unavailable
+from sidecar.membership.service import MAX_BATCH_KEYS, MembershipService, Reason, Unavailable
 
 # Live keys are dealt by their hash to this many slots, re-checked one after the other: so all calls are spread over
 # the interval, each key has its turn once in it, and an outage changes neither.
@@ -23,6 +23,7 @@ _HASH_BITS_WITHIN_SLOT = 16  # the lowest: a dict places its keys by them
 _REVOLUTION = 0.9
 _HURRIED_REVOLUTION_SECONDS = 4.0
 _MAX_BATCHES = 4
+_MAX_QUESTIONS_ABOUT_A_BATCH = 32  # two faults in a full one are found with as many
 _MAX_STALENESS_CHECK_SECONDS = 1.0
 
 
@@ -53,8 +54,8 @@ class Live(msgspec.Struct, gc=False):
 class LiveMemberships:
     """Those who are here. `loops` are to be kept running.
 
-    `on_answer` gets what was answered about keys that are live then. `on_stale` gets each key whose last answer is
-    older than `stale_seconds` (0: no limit) and could not be renewed, again until it is removed.
+    `on_answer` gets what was answered about keys that are live then, `on_problem` why nothing was. `on_stale` gets each
+    key that could not be renewed for `stale_seconds` (0: no limit), again until it is removed.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class LiveMemberships:
         recheck_seconds: float,
         stale_seconds: float,
         on_answer: Callable[[MemberKey, Answer], None],
+        on_problem: Callable[[Unavailable], None],
         on_stale: Callable[[MemberKey], None],
         clock: Callable[[], float],
     ) -> None:
@@ -75,11 +77,14 @@ class LiveMemberships:
         self._recheck_seconds = recheck_seconds
         self._stale_seconds = stale_seconds
         self._on_answer = on_answer
+        self._on_problem = on_problem
         self._on_stale = on_stale
         self._clock = clock
         self._slots: tuple[dict[MemberKey, Live], ...] = tuple({} for _ in range(_SLOTS))
         self._batch_turns = asyncio.Semaphore(_MAX_BATCHES)
-        self._unverified: dict[MemberKey, None] = {}  # keys whose last re-check failed
+        self._unverified: dict[
+            MemberKey, float
+        ] = {}  # keys whose last re-check failed, and when the first did
         self._urgent: dict[MemberKey, None] = {}
         self._urgency = asyncio.Event()
         self._hurried_slots = 0
@@ -169,23 +174,37 @@ class LiveMemberships:
         self._batch_turns.release()
 
     async def _recheck(self, keys: Sequence[MemberKey]) -> None:
-        """One BatchGetMemberships."""
-        try:
-            asked, asked_at = next(self._numbers), self._clock()
-            with self._breaker:
-                found = await self._service.batch(keys)
-        except Unavailable:
-            self._not_verified(keys, asked)
-            return
-        for key in keys:
-            if self.get(key) is not None:
-                self._on_answer(key, Answer(found.get(key), asked, asked_at))
+        """Ask about at most `MAX_BATCH_KEYS`, at once.
 
-    def _not_verified(self, keys: Iterable[MemberKey], asked: int) -> None:
+        Of an answer with a fault nothing counts: each half is asked about anew, until the fault is by itself.
+        """
+        parts = [keys]
+        for questions in itertools.count(1):
+            if not parts:
+                return
+            part = parts.pop()
+            asked, asked_at = next(self._numbers), self._clock()
+            try:
+                with self._breaker:
+                    found = await self._service.batch(part)
+            except Unavailable as problem:
+                self._on_problem(problem)
+                faulty = problem.reason is Reason.WRONG_ANSWER and len(part) > 1
+                if faulty and questions < _MAX_QUESTIONS_ABOUT_A_BATCH:
+                    half = len(part) // 2
+                    parts += (part[half:], part[:half])
+                else:
+                    self._not_verified(part, asked, asked_at)
+                continue
+            for key in part:
+                if self.get(key) is not None:
+                    self._on_answer(key, Answer(found.get(key), asked, asked_at))
+
+    def _not_verified(self, keys: Iterable[MemberKey], asked: int, asked_at: float) -> None:
         for key in keys:
             live = self.get(key)
             if live is not None and live.asked < asked:
-                self._unverified[key] = None
+                self._unverified.setdefault(key, asked_at)
 
     async def _find_stale(self) -> None:
         if not self._stale_seconds:
@@ -194,9 +213,10 @@ class LiveMemberships:
         while True:
             await asyncio.sleep(pause)
             oldest = self._clock() - self._stale_seconds
-            for key in tuple(self._unverified):
+            for key, failed_at in tuple(self._unverified.items()):
                 live = self.get(key)  # telling one may have closed others
-                if live is not None and live.asked_at < oldest:
+                # Who came in on an older answer was not worse off than the others before the questions failed.
+                if live is not None and max(live.asked_at, failed_at - self._recheck_seconds) < oldest:
                     self._on_stale(key)
 
 

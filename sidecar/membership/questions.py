@@ -53,12 +53,14 @@ class Questions:
         breaker: Breaker,
         numbers: Iterator[int],
         on_answer: Callable[[MemberKey, Answer], None],
+        on_problem: Callable[[Unavailable], None],
         clock: Callable[[], float],
     ) -> None:
         self._service = service
         self._breaker = breaker
         self._numbers = numbers
         self._on_answer = on_answer
+        self._on_problem = on_problem
         self._clock = clock
         self._under_way: dict[MemberKey, _Question] = {}
         self._turns = asyncio.Semaphore(MAX_QUESTIONS)
@@ -125,8 +127,8 @@ class Questions:
                 question.answer = answer
             if not question.doubted:
                 self._on_answer(key, question.answer)
-        except Unavailable:
-            pass
+        except Unavailable as problem:
+            self._on_problem(problem)
         finally:
             question.done = True
             for waiter in question.waiters:

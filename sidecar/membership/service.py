@@ -18,6 +18,7 @@ class Reason(StrEnum):
 
     DEADLINE = "no answer in time"
     UNREACHABLE = "not reachable"
+    EXHAUSTED = "has too much to do"
     FAILED = "answered with an error"
     WRONG_ANSWER = "answered about another membership than asked"
     BREAKER_OPEN = "failed repeatedly and is not asked for a moment"

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import aclosing
+from math import inf
 
 import structlog
 
@@ -14,6 +15,7 @@ from sidecar.membership.service import (
     CursorTooOld,
     MaybeChanged,
     MembershipService,
+    Reason,
     Unavailable,
     WatchStarted,
     WatchUnimplemented,
@@ -49,6 +51,7 @@ class ChangeWatch:
         self._clock = clock
         self._cursor = ""
         self._lost_at: float | None = None
+        self._said: Reason | None = None  # why there is no stream, until there is one
         self._pause_seconds = FIRST_PAUSE_SECONDS
 
     async def run(self) -> None:
@@ -70,17 +73,24 @@ class ChangeWatch:
                 log.info("changes of memberships were missed, all live connections are re-checked")
                 return 0.0
         except Unavailable as error:
-            log.warning("the stream of membership changes broke", reason=str(error))
+            if error.reason is not self._said:
+                self._said = error.reason
+                log.warning("no stream of membership changes", problem=str(error))
         pause, self._pause_seconds = self._pause_seconds, min(self._pause_seconds * 2, LONGEST_PAUSE_SECONDS)
         return pause
 
     async def _read(self) -> None:
         resumed = self._cursor != ""
         replay_until = self._clock() + REPLAY_SECONDS if resumed else 0.0
+        opened_at = inf
         try:
             async with aclosing(self._service.watch(self._cursor)) as events:
                 async for event in events:
                     if isinstance(event, WatchStarted):
+                        opened_at = self._clock()
+                        if self._said is not None:
+                            self._said = None
+                            log.info("the stream of membership changes is back")
                         if not resumed:
                             self._on_gap()
                         continue
@@ -90,3 +100,5 @@ class ChangeWatch:
                     self._cursor = event.cursor
         finally:
             self._lost_at = self._clock()
+            if self._lost_at - opened_at >= self._pause_seconds:
+                self._pause_seconds = FIRST_PAUSE_SECONDS  # it lived longer than was waited for it

@@ -5,6 +5,7 @@ import time
 
 import grpc
 import pytest
+import structlog
 
 from sidecar.errors import RefusalCode
 from sidecar.membership.breaker import FAILURES_TO_OPEN, OPEN_SECONDS
@@ -489,6 +490,57 @@ async def test_an_answer_about_someone_else_is_no_answer_and_does_not_open_the_b
         assert program.requests["GetMembership", "WRONG_ANSWER"] == FAILURES_TO_OPEN + 1
 
 
+async def test_an_error_about_one_room_does_not_open_the_breaker(chat):
+    good = new_key()
+    chat.allow(*good)
+    async with running(chat.target) as program:
+        chat.fail(grpc.StatusCode.INTERNAL)
+        for _ in range(FAILURES_TO_OPEN + 1):
+            assert (await program.refusal(new_key())).code is RefusalCode.MEMBERSHIP_UNAVAILABLE
+        chat.fail(None)
+        await program.directory.admit(good)
+
+
+@pytest.mark.parametrize("faults", [1, 2])
+async def test_a_fault_in_an_answer_is_the_trouble_of_those_it_is_about(chat, faults):
+    """One odd row must not keep the removed in their calls, nor have the others thrown out."""
+    keys = [new_key() for _ in range(256)]
+    for key in keys:
+        chat.allow(*key)
+    async with running(chat.target, cache_seconds=0, recheck_seconds=3600) as program:
+        for key in keys:
+            await program.join(key)
+        for key in keys[:faults]:
+            chat.answer_instead(*key, chat.allow(*new_key()))
+        for key in keys[faults : faults + 3]:
+            chat.deny(*key)
+        asked = chat.calls["BatchGetMemberships"]
+        for key in keys:
+            program.directory.recheck_now(key)
+        await until(lambda: len(program.told) >= 3 and program.directory.stale)
+        assert {key for key, change in program.told if change == Ended()} == set(keys[faults : faults + 3])
+        assert chat.calls["BatchGetMemberships"] - asked <= 40
+        assert len(program.directory._live._unverified) == faults
+
+
+async def test_why_the_chat_service_is_of_no_use_is_logged_once_in_a_while(chat):
+    asked, other = new_key(), new_key()
+    chat.answer_instead(*asked, chat.allow(*other))
+    async with running(chat.target) as program:
+        with structlog.testing.capture_logs() as lines:
+            for _ in range(3):
+                await program.refusal(asked)
+            chat.fail(grpc.StatusCode.INTERNAL)
+            await program.refusal(new_key())
+        problems = [
+            line["problem"] for line in lines if line["event"] == "the chat service gave no usable answer"
+        ]
+        assert len(problems) == 2
+        assert asked.room_id in problems[0]
+        assert other.room_id in problems[0]
+        assert "INTERNAL" in problems[1]
+
+
 async def test_live_connections_outlive_an_outage_until_their_answers_are_too_old(chat):
     kept, old = new_key(), new_key()
     chat.allow(*kept)
@@ -576,7 +628,7 @@ async def test_an_answer_asked_for_before_a_hint_does_not_count(chat):
         assert program.requests["BatchGetMemberships", "OK"] == 2
 
 
-async def test_a_live_connection_let_in_from_the_cache_is_as_stale_as_its_answer(chat):
+async def test_who_was_let_in_from_the_cache_rests_on_it_as_long_as_the_others(chat):
     key = new_key()
     chat.allow(*key)
     async with running(chat.target, recheck_seconds=0.2, stale_seconds=25) as program:
@@ -585,7 +637,10 @@ async def test_a_live_connection_let_in_from_the_cache_is_as_stale_as_its_answer
         program.clock.now += 20
         await program.join(key)
         await until(lambda: program.directory.stale)
+        program.clock.now += 24
+        failed = chat.calls["BatchGetMemberships"]
+        await until(lambda: chat.calls["BatchGetMemberships"] > failed + 2)
         assert not program.told
-        program.clock.now += 6
+        program.clock.now += 2
         await until(lambda: program.told)
         assert program.told[0] == (key, Unverifiable())

@@ -46,6 +46,7 @@ async def test_a_bug_in_one_batch_takes_no_turn_from_those_after_it(monkeypatch)
         recheck_seconds=0.01,
         stale_seconds=0,
         on_answer=lambda _key, _answer: None,
+        on_problem=lambda _problem: None,
         on_stale=lambda _key: None,
         clock=time.monotonic,
     )

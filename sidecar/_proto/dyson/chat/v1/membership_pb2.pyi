@@ -21,7 +21,8 @@ What a server should know
 - How often: one GetMembership per join that is not cached (30 s), one BatchGetMemberships per 15 s for every 30 or
   more live connections. Several sidecars ask independently of one another.
 - The sidecar sends HTTP/2 pings, 310 s apart, while calls are open: servers that count pings allow one in 300 s.
-- A W3C traceparent comes as metadata where the join that caused the call was traced.
+- A W3C traceparent comes as metadata: the caller's, where the join that caused the call had one, else a new one. Its
+  flags say whether it is sampled.
 
 What is required: GetMembership and BatchGetMemberships. WatchMemberships may answer UNIMPLEMENTED; members who are
 removed are then noticed at the next re-check. The cheap alternative, where the sidecars share a NATS server with the
@@ -248,7 +249,9 @@ class Membership(_message.Message):
 
     @_builtins.property
     def account(self) -> Global___Account:
-        """Whose membership it is. Shown to the others in the room; unset: the names in the person's token are shown."""
+        """Whose membership it is. Shown to the others in the room; where it says no name, the one in the person's token is
+        shown, and where that has none, an empty one.
+        """
 
     def __init__(
         self,
@@ -295,7 +298,7 @@ class Account(_message.Message):
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """When the account or its profile last changed."""
+        """When the account or its profile last changed. Unset: joined_at is shown."""
 
     def __init__(
         self,

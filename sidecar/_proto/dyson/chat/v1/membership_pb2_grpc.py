@@ -68,8 +68,9 @@ class ChatMembershipServiceServicer:
         """Many memberships at once, to re-check live connections. At most 256 keys; INVALID_ARGUMENT for more.
 
         A key without a membership is simply absent from the answer; the call as a whole is OK. The order is free. Each key
-        asked for appears at most once, and no other key appears: an answer about a key that was not asked for makes the
-        sidecar discard the whole answer. One answer may take up to 32 MiB.
+        asked for appears at most once, and no other key appears: of an answer with a fault the sidecar believes nothing,
+        because what is missing from it may be missing by the same fault. It asks again in halves, until the fault is alone
+        with whom it is about. One answer may take up to 32 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

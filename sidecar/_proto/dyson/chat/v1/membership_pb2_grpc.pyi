@@ -21,7 +21,8 @@ What a server should know
 - How often: one GetMembership per join that is not cached (30 s), one BatchGetMemberships per 15 s for every 30 or
   more live connections. Several sidecars ask independently of one another.
 - The sidecar sends HTTP/2 pings, 310 s apart, while calls are open: servers that count pings allow one in 300 s.
-- A W3C traceparent comes as metadata where the join that caused the call was traced.
+- A W3C traceparent comes as metadata: the caller's, where the join that caused the call had one, else a new one. Its
+  flags say whether it is sampled.
 
 What is required: GetMembership and BatchGetMemberships. WatchMemberships may answer UNIMPLEMENTED; members who are
 removed are then noticed at the next re-check. The cheap alternative, where the sidecars share a NATS server with the
@@ -67,8 +68,9 @@ class ChatMembershipServiceStub:
     """Many memberships at once, to re-check live connections. At most 256 keys; INVALID_ARGUMENT for more.
 
     A key without a membership is simply absent from the answer; the call as a whole is OK. The order is free. Each key
-    asked for appears at most once, and no other key appears: an answer about a key that was not asked for makes the
-    sidecar discard the whole answer. One answer may take up to 32 MiB.
+    asked for appears at most once, and no other key appears: of an answer with a fault the sidecar believes nothing,
+    because what is missing from it may be missing by the same fault. It asks again in halves, until the fault is alone
+    with whom it is about. One answer may take up to 32 MiB.
     """
     WatchMemberships: _grpc.UnaryStreamMultiCallable[_membership_pb2.WatchMembershipsRequest, _membership_pb2.MembershipEvent]
     """Every change of every membership, as it happens: joined, left, removed, suspended, timed out or no longer so, role,
@@ -97,8 +99,9 @@ class ChatMembershipServiceAsyncStub(ChatMembershipServiceStub):
     """Many memberships at once, to re-check live connections. At most 256 keys; INVALID_ARGUMENT for more.
 
     A key without a membership is simply absent from the answer; the call as a whole is OK. The order is free. Each key
-    asked for appears at most once, and no other key appears: an answer about a key that was not asked for makes the
-    sidecar discard the whole answer. One answer may take up to 32 MiB.
+    asked for appears at most once, and no other key appears: of an answer with a fault the sidecar believes nothing,
+    because what is missing from it may be missing by the same fault. It asks again in halves, until the fault is alone
+    with whom it is about. One answer may take up to 32 MiB.
     """
     WatchMemberships: _aio.UnaryStreamMultiCallable[_membership_pb2.WatchMembershipsRequest, _membership_pb2.MembershipEvent]  # type: ignore[assignment]
     """Every change of every membership, as it happens: joined, left, removed, suspended, timed out or no longer so, role,
@@ -136,8 +139,9 @@ class ChatMembershipServiceServicer(metaclass=_abc_1.ABCMeta):
         """Many memberships at once, to re-check live connections. At most 256 keys; INVALID_ARGUMENT for more.
 
         A key without a membership is simply absent from the answer; the call as a whole is OK. The order is free. Each key
-        asked for appears at most once, and no other key appears: an answer about a key that was not asked for makes the
-        sidecar discard the whole answer. One answer may take up to 32 MiB.
+        asked for appears at most once, and no other key appears: of an answer with a fault the sidecar believes nothing,
+        because what is missing from it may be missing by the same fault. It asks again in halves, until the fault is alone
+        with whom it is about. One answer may take up to 32 MiB.
         """
 
     @_abc_1.abstractmethod
