@@ -237,6 +237,7 @@ class Sidecar:
             prefix=settings.bus_prefix,
             followers=followers,
             clock=time.monotonic,
+            max_message_bytes=settings.max_message_bytes,
             on_ca=lambda pem: metrics.certificates(lives(bus_ca=pem)),
         )
         return nats, rooms
@@ -265,12 +266,28 @@ class Sidecar:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         try:
-            await self.start()
-            self.on_started()
-            await asked.wait()
-            await self._drain_until(asked_again)
+            if await self._started_before(asked):
+                self.on_started()
+                await asked.wait()
+                await self._drain_until(asked_again)
         finally:
             await self.stop()
+
+    async def _started_before(self, asked: asyncio.Event) -> bool:
+        """Start; False: it was asked to stop before it had."""
+        starting = asyncio.create_task(self.start(), name="start")
+        stopping = asyncio.create_task(asked.wait(), name="signal while starting")
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not starting.done():
+                starting.cancel()
+                await asyncio.wait({starting})
+        if starting.cancelled():
+            return False
+        starting.result()
+        return True
 
     async def start(self) -> None:
         """Listen, load the keys, and begin to follow memberships. Needs no network: readiness waits for the keys."""

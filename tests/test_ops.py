@@ -146,3 +146,20 @@ async def test_without_the_label_no_room_is_named(start, chat, issuer):
         await sidecar.connect(room, issuer.token(account))
         assert room not in (await sidecar.ops("/metrics")).body.decode()
         assert (await sidecar.metrics())["sphere_sidecar_rooms"] == 1
+
+
+@pytest.mark.parametrize("accept", ["text/plain; version=x.y", "application/openmetrics-text; version=abc"])
+async def test_a_version_that_is_none_gets_the_page_all_the_same(world, accept):
+    answer = await world.sidecar.ops("/metrics", headers={"Accept": accept})
+    assert answer.status == 200
+    assert b"\nsphere_sidecar_connections " in answer.body
+
+
+async def test_what_sanic_reads_from_the_environment_is_no_setting(start, chat, issuer, monkeypatch):
+    monkeypatch.setenv("SANIC_RESPONSE_TIMEOUT", "0.2")
+    monkeypatch.setenv("SANIC_REQUEST_MAX_HEADER_SIZE", "64")
+    chat.delay_seconds = 1.0
+    async with start(membership_timeout_ms=10_000) as sidecar:
+        room, account = guid(), guid()
+        chat.allow(room, account)
+        assert (await sidecar.probe(room, issuer.token(account))).json["code"] == "WEBSOCKET_EXPECTED"

@@ -20,15 +20,13 @@ _EARLIEST, _AFTER_LATEST = -62_135_596_800, 253_402_300_800
 
 
 class Use(StrEnum):
-    """What a token is for: claim `type`, else `token_use`, else `user`."""
+    """What a token is for: claim `type`, else `token_use`, else `user`. No other use (`refresh`) authenticates."""
 
     USER = "user"
     API_KEY = "api_key"
-    REFRESH = "refresh"
 
 
-_USES = {str(use): use for use in (Use.USER, Use.API_KEY)}
-"""Those that authenticate."""
+_USES = {str(use): use for use in Use}
 
 
 class Principal(Struct, frozen=True, gc=False):

@@ -14,7 +14,7 @@ ADDRESSES_KNOWN = 4096
 LONGEST_ADDRESS = 64
 """Characters; an IPv6 address with brackets and port has 47."""
 
-_LABELS = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
+_LABELS = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
 

@@ -124,6 +124,8 @@ class Handshake:
         visitor = self._visitor(request)
         try:
             if await self._judge(request, chat_id, visitor):
+                if not visitor.upgraded:
+                    return None
                 visitor.status, visitor.outcome = 101, "accepted"
                 self._observer.handshake("accepted", perf_counter() - begun)
                 if self._log.isEnabledFor(logging.DEBUG):
@@ -138,6 +140,8 @@ class Handshake:
             visitor.status, visitor.outcome = 204, "preflight"
             return self._answers.preflight(request)
         except Refusal as refusal:
+            if self._drain.begun and refusal.code is RefusalCode.MEMBERSHIP_UNAVAILABLE:
+                refusal = _draining()  # the question ended with this server
             return self._refuse(request, visitor, refusal, begun)
         except Exception as error:  # noqa: BLE001 - a bug of ours: this request fails, no other
             answer = self._fail(request, visitor, error, begun)
@@ -166,7 +170,7 @@ class Handshake:
             _end_trace(visitor)
 
     async def _judge(self, request: Request, chat_id: str, visitor: _Visitor) -> bool:
-        """The handshake, top to bottom. True: upgraded; False: a CORS preflight."""
+        """The handshake, top to bottom. True: upgraded, or the client is gone; False: a CORS preflight."""
         room_id = visitor.room_id = canonical_guid(chat_id)
         if room_id is None:
             raise _not_found()
@@ -225,7 +229,7 @@ class Handshake:
 
     def _check_open(self) -> None:
         if self._drain.begun:
-            raise Refusal(RefusalCode.UNAVAILABLE, "this server is restarting, please try again")
+            raise _draining()
         if self._max_connections and len(self._connections.by_id) >= self._max_connections:
             raise Refusal(
                 RefusalCode.UNAVAILABLE,
@@ -324,6 +328,10 @@ class Handshake:
     def _fail(self, request: Request, visitor: _Visitor, error: Exception, begun: float) -> HTTPResponse:
         self._log.error("handshake failed", trace_id=visitor.trace.trace_id, exc_info=error)
         return self._refuse(request, visitor, Refusal(RefusalCode.INTERNAL_ERROR, "internal error"), begun)
+
+
+def _draining() -> Refusal:
+    return Refusal(RefusalCode.UNAVAILABLE, "this server is restarting, please try again")
 
 
 def _end_trace(visitor: _Visitor) -> None:

@@ -44,12 +44,14 @@ class _SilentSanic(Sanic[Config, SimpleNamespace]):
 
 def new_app(name: str) -> App:
     """A Sanic application with what both listeners have in common."""
-    app: App = _SilentSanic(f"{name}-{next(_numbers)}", configure_logging=False)
+    config = Config(env_prefix="")  # SANIC_* are no settings of ours
+    app: App = _SilentSanic(f"{name}-{next(_numbers)}", config=config, configure_logging=False)
     app.config.update(
         {
             "ACCESS_LOG": False,
             "REQUEST_TIMEOUT": HEAD_SECONDS,
             "KEEP_ALIVE_TIMEOUT": HEAD_SECONDS,
+            "RESPONSE_TIMEOUT": 10**9,  # whatever an answer waits for has a deadline of its own
             "REQUEST_MAX_SIZE": BODY_BYTES,
             "REQUEST_MAX_HEADER_SIZE": HEAD_BYTES,
             "MOTD": False,

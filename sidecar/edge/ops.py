@@ -7,6 +7,7 @@ import gzip
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv6Address, ip_address
 
+import structlog
 from sanic import HTTPResponse, Request
 from sanic.exceptions import SanicException
 from sanic.response import text
@@ -17,6 +18,8 @@ from sidecar.observe.logs import LEVELS
 READ = ("GET", "HEAD")
 _ISTIO_INBOUND = ip_address("127.0.0.6")
 """From here Istio's proxy hands on what came from outside: loopback, and yet not this machine."""
+log = structlog.stdlib.get_logger(__name__)
+
 _ONLY_FROM_HERE = "only from loopback, not through a proxy or a browser\n"
 
 
@@ -54,10 +57,12 @@ def ops_app(
 
     _add_controls(app, begin_drain=begin_drain, set_log_level=set_log_level)
 
-    async def error(_request: Request, exception: Exception) -> HTTPResponse:
+    async def error(request: Request, exception: Exception) -> HTTPResponse:
         status, headers = 500, {}
         if isinstance(exception, SanicException):
             status, headers = exception.status_code, exception.headers
+        else:
+            log.error("ops request failed", path=request.path, exc_info=exception)
         return text(f"{exception if status < 500 else 'internal error'}\n", status=status, headers=headers)  # noqa: PLR2004
 
     app.error_handler.add(Exception, error)

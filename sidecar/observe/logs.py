@@ -44,6 +44,7 @@ def set_up(*, level: str, json: bool) -> BoundLogger:
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     set_level(level)
+    logging.getLogger("sanic.error").addFilter(_is_news)
     logging.getLogger("websockets").setLevel(
         logging.CRITICAL
     )  # a peer's protocol error is in its connection's line
@@ -64,6 +65,11 @@ def set_up(*, level: str, json: bool) -> BoundLogger:
 def set_level(level: str) -> None:
     """From now on our own lines of `level` (one of `LEVELS`) and above are written; the libraries' from warning on."""
     logging.getLogger(_OURS).setLevel(level.upper())
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A preflight that came with a body is answered without reading it, whatever Sanic thinks of that."""
+    return not record.getMessage().endswith("body not consumed.")
 
 
 def _mask_tokens(_logger: WrappedLogger, _method: str, line: EventDict | str) -> str:

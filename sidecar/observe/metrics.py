@@ -189,7 +189,10 @@ class Metrics(Collector):
 
         The loop has its turn in between; see `room_series`.
         """
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is none
+            encode, content_type = choose_encoder("")
         page = encode(self._registry)
         if self._hub is None or not self._room_label:
             return page, content_type
@@ -257,7 +260,8 @@ class Metrics(Collector):
             (self.handshakes, "handshakes", "Handshakes by outcome.", "outcome"),
             (self.disconnects, "disconnects", "Ended connections by close code.", "code"),
             (
-                self.messages_dropped, "messages_dropped", "Messages that were not relayed, by reason.", "reason",
+                self.messages_dropped, "messages_dropped",
+                "Messages not relayed, by reason; slow_consumer: connections ended.", "reason",
             ),
             (
                 self.membership_requests, "membership_requests",

@@ -38,8 +38,9 @@ class OpenTelemetry:
     """Implements `tracing.Tracer`. Spans are queued, bounded, and sent by a thread of the SDK's."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        named = "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get(
-            "OTEL_RESOURCE_ATTRIBUTES", ""
+        given = environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
+        named = environ.get("OTEL_SERVICE_NAME") or any(
+            pair.partition("=")[0].strip() == "service.name" for pair in given
         )
         attributes = {"service.version": sidecar.__version__} | ({} if named else {"service.name": SERVICE})
         self._provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)

@@ -17,8 +17,10 @@ from sidecar.signaling.room import Instruments
 
 # W3C Trace Context, section 3.2.
 _TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?P<trace_id>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[ -~]{0,128})?"
+    r"(?!ff)[0-9a-f]{2}-(?P<trace_id>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+    r"(?P<more>-[ -~]{0,128})?"
 )
+_FIRST_VERSION = "00"  # the one that has no more
 # Section 3.3.1.5: so much is passed on whole. Sent as it is, anything else would fail our own call in gRPC.
 _TRACESTATE = re.compile(r"[ -~]{1,512}")
 
@@ -104,7 +106,9 @@ class _Passing:
 def trace_id_of(traceparent: str | None) -> str | None:
     """The trace id of a `traceparent` that is right, else None."""
     match = _TRACEPARENT.fullmatch(traceparent.strip()) if traceparent else None
-    return match["trace_id"] if match else None
+    if match is None or (match["more"] and match[0].startswith(_FIRST_VERSION)):
+        return None
+    return match["trace_id"]
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Tracer, str | None]:
@@ -126,6 +130,9 @@ def from_environment(environ: Mapping[str, str]) -> tuple[Tracer, str | None]:
         return Untraced(), f"OTEL_EXPORTER_OTLP_PROTOCOL: {protocol!r}: no tracing; expected grpc"
     try:
         from sidecar.observe.otel import OpenTelemetry  # noqa: PLC0415 - an extra, and not free to import
+
+        return OpenTelemetry(environ), None
     except ImportError:
         return Untraced(), "OTEL_* asks for tracing: install the extra `tracing`"
-    return OpenTelemetry(environ), None
+    except Exception as error:  # noqa: BLE001 - whatever its SDK raises over a value: nothing depends on tracing
+        return Untraced(), f"OTEL_*: no tracing: {error}"

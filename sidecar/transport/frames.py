@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from struct import Struct
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import State
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 FRAMES_AT_A_TIME = 256
 """Read of one connection before the others have their turn: one read can hold 40,000 frames of a flood."""
+
+PIECES_A_MESSAGE = 64
+"""Pieces of one message that count as a message of their own: reading them is as much work."""
 
 _FINAL_TEXT = 0x81
 _CLOSE = 0x88
@@ -53,11 +56,15 @@ def frame_header(data: bytes, start: int) -> tuple[int, int]:
     return start + header, start + header + size
 
 
-class _Fragments(NamedTuple):
+class _Fragments:
     """A message under way, as far as it has come."""
 
-    payload: bytearray
-    text: bool
+    __slots__ = ("payload", "pieces", "text")
+
+    def __init__(self, payload: bytearray, *, text: bool) -> None:
+        self.payload = payload
+        self.text = text
+        self.pieces = 1
 
 
 class FrameReader(FrameWriter):
@@ -90,7 +97,7 @@ class FrameReader(FrameWriter):
 
     @abstractmethod
     def on_control(self, opcode: Opcode) -> None:
-        """A ping, a pong or an empty piece of a message came: what no size of a message bounds."""
+        """A ping, a pong, an empty piece of a message or many small ones came: what no size of a message bounds."""
 
     @abstractmethod
     def on_close(self, close: Close, *, by_client: bool) -> None:
@@ -204,15 +211,17 @@ class FrameReader(FrameWriter):
             if frame.fin:
                 self.on_message(bytes(frame.data), text=frame.opcode is Opcode.TEXT)
             else:
-                self._fragments = _Fragments(bytearray(frame.data), frame.opcode is Opcode.TEXT)
+                self._fragments = _Fragments(bytearray(frame.data), text=frame.opcode is Opcode.TEXT)
         elif frame.opcode is Opcode.CONT and self._fragments is not None:
             message = self._fragments
             message.payload.extend(frame.data)
             if frame.fin:
                 self._fragments = None
                 self.on_message(bytes(message.payload), text=message.text)
-            elif not frame.data:
-                self.on_control(frame.opcode)
+            else:
+                message.pieces += 1
+                if not frame.data or not message.pieces % PIECES_A_MESSAGE:
+                    self.on_control(frame.opcode)
 
     def _note_closing(self, ws: ServerProtocol) -> None:
         if ws.close_rcvd is not None and ws.parser_exc is None:

@@ -92,7 +92,7 @@ class FrameWriter(asyncio.Protocol, ABC):
     def _bound_backlog(self) -> None:
         unsent = self._transport.get_write_buffer_size()
         limit = self._home.limits.send_buffer_bytes
-        if limit and unsent > limit + self._allowance:
+        if limit and unsent > limit + self._allowance and self.disconnect is None:
             self._home.observer.dropped("slow_consumer")
             self.end(errors.SLOW_CONSUMER)
         self._home.backlog.update(self, unsent)

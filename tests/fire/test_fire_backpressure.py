@@ -59,6 +59,22 @@ async def test_a_reader_that_stops_is_closed_with_1013_and_told_if_it_reads_agai
         assert metrics['sphere_sidecar_messages_dropped_total{reason="slow_consumer"}'] == 1
 
 
+async def test_one_that_a_single_write_is_too_much_for_is_counted_once(start, chat, issuer):
+    room = guid()
+    async with (
+        start(send_buffer_bytes=1000) as sidecar,
+        member(sidecar, chat, issuer, room) as sender,
+        member(sidecar, chat, issuer, room, receive_buffer=4096) as slow,
+    ):
+        await sender.signal("user-joined")
+        slow.stop_reading()
+        for _ in range(20):
+            sender.send(BIG)
+        await sender.signal("user-left")
+        metrics = await sidecar.metrics()
+        assert metrics['sphere_sidecar_messages_dropped_total{reason="slow_consumer"}'] == 1
+
+
 async def test_a_reader_that_never_reads_again_is_cut(start, chat, issuer):
     room = guid()
     async with (

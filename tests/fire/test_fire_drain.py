@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
+import sys
 import time
 
 import pytest
@@ -145,3 +148,40 @@ async def test_after_kill_9_a_new_process_takes_the_same_people_back(start, chat
             b = await second.connect(room, issuer.token(accounts[1]))
             await b.send({"type": "offer", "data": 1})
             assert (await a.receive_signal("offer"))["senderAccountId"] == accounts[1]
+
+
+async def test_who_waits_for_the_chat_service_when_it_ends_is_told_of_the_restart(start, chat, issuer):
+    chat.delay_seconds = 30
+    async with start(membership_timeout_ms=60_000) as sidecar:
+        asking = asyncio.create_task(sidecar.probe(guid(), issuer.token(guid())))
+        await until(lambda: chat.calls["GetMembership"], "the question is asked")
+        sidecar.terminate()
+        answer = await asking
+        assert (answer.status, answer.json["code"]) == (503, "UNAVAILABLE")
+        assert await sidecar.exit_status() == 0
+
+
+async def test_a_start_that_waits_is_ended_by_a_signal():
+    """Keys whose server takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as place:
+        ops_port = place.getsockname()[1]
+        place.close()
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("SIDECAR_")}
+        environ |= {
+            "SIDECAR_HOST": "127.0.0.1",
+            "SIDECAR_PORT": "0",
+            "SIDECAR_OPS_HOST": "127.0.0.1",
+            "SIDECAR_OPS_PORT": str(ops_port),
+            "SIDECAR_JWT_JWKS_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/",
+            "SIDECAR_JWT_AUDIENCES": "api",
+            "SIDECAR_MEMBERSHIP_TARGET": "127.0.0.1:1",
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "sidecar", "serve", env=environ, stderr=asyncio.subprocess.PIPE
+        )
+        asked, _ = await asyncio.to_thread(silent.accept)
+        with asked:
+            process.terminate()
+            _, log = await asyncio.wait_for(process.communicate(), 20)
+        assert process.returncode == 0
+        assert b'"started"' not in log

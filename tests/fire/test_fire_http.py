@@ -290,3 +290,13 @@ async def test_who_does_not_read_the_answers_makes_way(world):
             peer.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
         for _ in range(20):
             assert (await world.sidecar.ops("/livez")).status == 200
+
+
+async def test_a_preflight_with_a_body_is_no_error_in_the_log(sidecar):
+    async with dial(sidecar) as peer:
+        peer.send(
+            f"OPTIONS /api/chat/realtime/{guid()} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc".encode()
+        )
+        peer.send(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
+        await sidecar.logged("handshake refused", status=404)
+    assert not [line for line in sidecar.log if line["level"] == "error"]

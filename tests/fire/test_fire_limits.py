@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from sidecar.transport.frames import PIECES_A_MESSAGE
 from tests.fire.raw import BINARY, CONT, PING, PONG, TEXT, begin, close, dial, frame
 from tests.harness import guid, until
 
@@ -91,7 +92,9 @@ async def test_a_rate_of_0_is_no_limit(start, chat, issuer):
 
 
 @pytest.mark.parametrize(
-    "flood", [frame(PING), frame(PONG), frame(CONT, fin=False)], ids=["ping", "pong", "empty"]
+    "flood",
+    [frame(PING), frame(PONG), frame(CONT, fin=False), frame(CONT, b" ", fin=False) * PIECES_A_MESSAGE],
+    ids=["ping", "pong", "empty", "small"],
 )
 async def test_frames_that_are_no_messages_count_too(start, chat, issuer, flood):
     """Else they would be a way to keep the loop busy that no limit sees."""

@@ -227,6 +227,21 @@ def test_what_tracing_cannot_do_is_a_warning_and_no_reason_not_to_start(environ,
     assert problem.startswith(named)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "abc"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
+    ],
+)
+def test_a_value_that_the_sdk_does_not_bear_is_a_warning(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    tracer, problem = tracing.from_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
+    assert isinstance(tracer, Untraced)
+    assert problem.startswith("OTEL_*: no tracing")
+
+
 def test_a_missing_extra_is_a_warning(monkeypatch):
     monkeypatch.setitem(sys.modules, "sidecar.observe.otel", None)
     tracer, problem = tracing.from_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317"})
@@ -245,6 +260,7 @@ def test_a_missing_extra_is_a_warning(monkeypatch):
         f"00-{TRACE.upper()}-{CALLER}-01",
         f"00-{TRACE}-{CALLER}",
         f"{TRACEPARENT}\r\nx: y",
+        f"{TRACEPARENT}-more",
     ],
 )
 def test_a_traceparent_that_is_wrong_is_not_believed(wrong):
