@@ -17,14 +17,15 @@ ANSWER_SECONDS = 3
 
 
 def ask(path: str, *, method: str, body: str | None = None) -> None:
-    """Raises OSError unless the listener answers with 2xx in time."""
+    """Print the answer. Raises OSError unless the listener answers with 2xx in time."""
     host = os.environ.get("SIDECAR_OPS_HOST", "")
     if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         host = "127.0.0.1"
     port = os.environ.get("SIDECAR_OPS_PORT", "9464")
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
     request = urllib.request.Request(url, method=method, data=None if body is None else body.encode())
-    urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()  # noqa: S310 - as above
+    with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310 - as above
+        print(answer.read().decode().strip())  # noqa: T201 - a person may have asked
 
 
 def main(arguments: list[str]) -> str | None:

@@ -167,12 +167,12 @@ OVERVIEW = (
         "Handshakes",
         "Accepted, refused rightly, and failed.",
         (
-            'sum(rate(sphere_sidecar_handshakes_total{$here,outcome=~"accepted|resumed"}[$__rate_interval]))',
+            'sum(rate(sphere_sidecar_handshakes_total{$here,outcome=~"accepted"}[$__rate_interval]))',
             "accepted",
         ),
         (
             "sum(rate(sphere_sidecar_handshakes_total{$here,"
-            'outcome!~"accepted|resumed|unavailable|membership_unavailable|internal_error"}[$__rate_interval]))',
+            'outcome!~"accepted|unavailable|membership_unavailable|internal_error"}[$__rate_interval]))',
             "refused",
         ),
         (
