@@ -165,10 +165,11 @@ class Connections:
 
     def leave(self, connection: Connection) -> None:
         """The connection ends: it is out of its room before the close is sent."""
+        member = connection.member
         try:
-            self._hub.leave(connection.member)
+            self._hub.leave(member)
         finally:
-            self._directory.unfollow(_key(connection))
+            self._directory.unfollow(MemberKey(member.room.id, member.identity.account_id))
 
     def lost(self, connection: Connection) -> None:
         """The connection's transport is gone. One canonical log line tells all of it."""
@@ -211,7 +212,8 @@ class Connections:
 
     def renamed(self, connection: Connection) -> None:
         """Its token says other names than the one before: they count where the chat service has none."""
-        self._directory.tell_again(_key(connection))
+        member = connection.member
+        self._directory.tell_again(MemberKey(member.room.id, member.identity.account_id))
 
     def report_bug(self, connection: Connection, error: Exception) -> None:
         self._log.error(
@@ -299,11 +301,6 @@ class Connections:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.wheel.close()
-
-
-def _key(connection: Connection) -> MemberKey:
-    member = connection.member
-    return MemberKey(member.room.id, member.identity.account_id)
 
 
 def identity_of(principal: Principal, membership: Membership) -> Identity:
