@@ -1,163 +1,244 @@
-"""The pictures of docs/performance.md, as SVG by hand: cost of a delivery, also as rooms grow, and latency."""
+"""The pictures of docs/performance.md, as SVG by hand: cost of a delivery, also as rooms grow, and latency.
+
+They are read at the width of a page and of a telephone, in the light and in the dark.
+"""
 
 from __future__ import annotations
 
+import html
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from bench import cases
 from bench.cases import Case
 from bench.rounds import Results
-from bench.servers import Server
+from bench.servers import SIDECAR, Server
 
-COLOURS = {
-    "sidecar": "#0b6e4f", "Node ws": "#c9a227", "websockets": "#3a6ea5", "stock Sanic": "#b0413e", "C floor": "#777777",
-    "bare uvloop": "#b8a8c8",
+COLOURS = {  # in the light, in the dark
+    "sidecar": ("#0b7a57", "#2fbf8f"), "Node ws": ("#946a00", "#e3b341"), "websockets": ("#2f6fb3", "#6cb0f5"),
+    "stock Sanic": ("#b0413e", "#f0807a"), "C floor": ("#6e7781", "#9aa4ae"), "bare uvloop": ("#8b5fb5", "#bf9ee6"),
 }  # fmt: skip
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 860, 400, 70, 60, 60
+WIDTH, LEFT, TOP = 680, 80, 72
+LINE, LETTER = 21, 10.5
+"""Height of a line and width of a letter, also where a narrow picture has larger ones."""
+BEHIND_MS = 100
+"""Who answers later has fallen behind: how much later tells how long the run was, and nothing of the server."""
+STYLE = """
+text { fill: #24292f; font: 14px system-ui, sans-serif } .title { font-size: 17px; font-weight: 600 }
+.quiet { fill: #636c76 } .ours { font-weight: 600 } .middle { text-anchor: middle } .end { text-anchor: end }
+.paper { fill: #fff } .band { fill: #f3f4f6 } .grid { stroke: #dde1e6 } .in { fill: currentColor }
+.label { stroke: #fff; stroke-width: 4px; paint-order: stroke } .bar { opacity: 0.55 } .sidecar .bar { opacity: 1 }
+.line, .cross { fill: none; stroke: currentColor; stroke-width: 2.5; stroke-linejoin: round; stroke-linecap: round }
+.line { stroke-width: 5; opacity: 0.5 } .sidecar .line { stroke-width: 2.5; opacity: 1 }
+@media (prefers-color-scheme: dark) {
+  text { fill: #e6edf3 } .quiet { fill: #9198a1 } .paper { fill: #0d1117 } .band { fill: #191f27 }
+  .grid { stroke: #2f363e } .label { stroke: #0d1117 }
+}
+@media (max-width: 500px) { text { font-size: 18px } .title { font-size: 21px } }
+"""
 
-Lines = dict[Server, list[tuple[float, float]]]
-"""Points of each server's line."""
-
-
-class Logarithmic:
-    """From the power of ten below the least to the one above the most."""
-
-    def __init__(self, values: Sequence[float]) -> None:
-        self._low, self._high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-
-    def marks(self) -> Iterator[float]:
-        return (10.0**power for power in range(self._low, self._high + 1))
-
-    def height(self, value: float) -> float:
-        return _height((math.log10(value) - self._low) / (self._high - self._low))
-
-
-class FromZero:
-    """From zero to the multiple of five above the most."""
-
-    def __init__(self, values: Sequence[float]) -> None:
-        self._high = math.ceil(max(values) / 5) * 5
-
-    def marks(self) -> Iterator[float]:
-        return iter(range(0, self._high + 1, 5))
-
-    def height(self, value: float) -> float:
-        return _height(value / self._high)
+Point = tuple[float, float]
+Lines = dict[Server, list[Point]]
 
 
-Scale = Logarithmic | FromZero
+@dataclass(frozen=True)
+class Axis:
+    """From `low` to `high` in the values' unit, which are at `start` and `end` in the picture."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    marks: dict[float, str]
+    is_logarithmic: bool = False
+
+    def place(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.is_logarithmic:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+
+@dataclass
+class Labels:
+    """Finds a place for each that touches neither another nor a line; all of it where the picture has it."""
+
+    lines: list[list[Point]]
+    taken: list[tuple[float, float, float, float]] = field(default_factory=list)
+
+    def beside(self, x: float, y: float, text: str, *, left: bool = False) -> str:
+        width = len(text) * LETTER
+        near = x - 10 - width if left else x + 10
+        for down in (0, -LINE / 2, LINE / 2, -LINE, LINE, -2 * LINE, 2 * LINE):
+            box = near, y + down - LINE / 2, near + width, y + down + LINE / 2
+            if self._is_free(*box):
+                break
+        self.taken.append(box)
+        return _text(x + (-10 if left else 10), y + down + 5, text, "label in end" if left else "label in")
+
+    def _is_free(self, left: float, top: float, right: float, bottom: float) -> bool:
+        if any(left < x1 and x0 < right and top < y1 and y0 < bottom for x0, y0, x1, y1 in self.taken):
+            return False
+        return not any(left < x < right and top < y < bottom for line in self.lines for x, y in _dense(line))
 
 
 def cost(results: Results) -> str:
-    """Bars on a logarithmic scale: CPU seconds per million deliveries."""
-    return _svg(
-        "CPU seconds per million deliveries (less is better, logarithmic)", _bars(results, cases.SATURATED)
-    )
+    """Bars from zero, each case on a scale of its own: CPU seconds per million deliveries."""
+    names, start, end = 132, 142, 520
+    body: list[str] = []
+    y = float(TOP)
+    for row in cases.SATURATED:
+        found = {server: results.median(row, server, "cpu_s_per_million") for server in row.servers}
+        values = {server: value for server, value in found.items() if value is not None}
+        if not values:
+            continue
+        body.append(_text(start, y + 13, row.name.removeprefix("saturated, "), "quiet"))
+        for server, value in values.items():
+            y += LINE
+            length = max(value / max(values.values()) * (end - start), 2)
+            text = f"{value:.2f}" if value < 10 else f"{value:.1f}"
+            if server is not SIDECAR and (ours := values.get(SIDECAR)):
+                text += f" · {value / ours:.1f}×" if value < 10 * ours else f" · {value / ours:.0f}×"
+            strong = "ours" if server is SIDECAR else ""
+            body += [
+                _text(names, y + 15, server.name, f"end {strong}"),
+                _of(
+                    server,
+                    f'<rect class="in bar" x="{start}" y="{y + 2}" width="{length:.1f}" height="16" rx="2"/>',
+                ),
+                _text(start + length + 8, y + 15, text, strong),
+            ]
+        y += LINE + 14
+    title = "CPU seconds per million deliveries"
+    return _svg(title, "less is better; × is how many times ours", body, y - 48)
 
 
 def latency(results: Results, rows: Sequence[Case]) -> str:
-    """Lines on logarithmic scales: p99 over deliveries a second, of cases with rooms alike."""
-    title = (
-        f"p99 latency in ms, {rows[0].rooms} rooms of {rows[0].size}, open loop (less is better, logarithmic)"
-    )
+    """Lines on a logarithmic scale, p99 over deliveries a second of cases with rooms alike, until one falls behind."""
     lines: Lines = {}
+    behind: dict[Server, float] = {}
     for row in rows:
+        rate = row.options["rate"] * (row.size - 1)
         for server in row.servers:
-            if p99 := results.median(row, server, "p99_us"):
-                rate = row.options["rate"] * (row.size - 1) / 1000
-                lines.setdefault(server, []).append((rate, p99 / 1000))
-    return _svg(title, _lines(lines, Logarithmic, "{:.0f}k", "deliveries a second asked for"))
+            p99 = results.median(row, server, "p99_us")
+            if not p99 or server in behind:
+                continue
+            lines.setdefault(server, [])
+            if p99 / 1000 > BEHIND_MS:
+                behind[server] = rate
+            else:
+                lines[server].append((rate, p99 / 1000))
+    if not lines:
+        return _svg("p99 latency", "nothing was measured", [], TOP)
+    most = max([x for line in lines.values() for x, _ in line] + list(behind.values()))
+    least = min([y for line in lines.values() for _, y in line] + [BEHIND_MS / 10])
+    powers = range(math.floor(math.log10(least)), round(math.log10(BEHIND_MS)) + 1)
+    top = TOP + (len(behind) + 1.5) * LINE * bool(behind)
+    marks = {x: f"{x / 1000:g}k" for x in _steps(most) if 0 < x <= most}
+    across = Axis(0, most, LEFT, 550, marks)
+    marks = {10.0**power: f"{10**power} ms" if power >= 0 else f"{10 ** (power + 3)} µs" for power in powers}
+    up = Axis(min(marks), max(marks), top + 260, top, marks, is_logarithmic=True)
+    body = _chart(lines, across, up, "deliveries a second asked for", behind=behind, figures=False)
+    title = f"p99 latency, {rows[0].rooms} rooms of {rows[0].size}"
+    return _svg(title, "less is better, logarithmic", body, up.start)
 
 
 def growth(results: Results) -> str:
     """Lines from zero: what a delivery costs as the same load is spread over more rooms."""
     row = cases.GROWTH[-1]
-    title = f"CPU µs of a delivery, {row.name}"
+    rooms = (10, 100, 1000, row.rooms)
     lines: Lines = {}
     for server in row.servers:
-        for step, rooms in enumerate((10, 100, 1000, row.rooms)):
+        for step, x in enumerate(rooms):
             if value := results.median(row, server, "cpu_s_per_million", step):
-                lines.setdefault(server, []).append((rooms, value))
-    return _svg(title, _lines(lines, FromZero, "{:,.0f}", "rooms, of 3, that the load is spread over"))
+                lines.setdefault(server, []).append((x, value))
+    steps = _steps(max((y for line in lines.values() for _, y in line), default=1))
+    across = Axis(rooms[0], rooms[-1], 140, 495, {x: f"{x:,}" for x in rooms}, is_logarithmic=True)
+    up = Axis(0, steps[-1], TOP + 280, TOP, {y: f"{y:g} µs" for y in steps})
+    body = _chart(lines, across, up, "rooms, of 3, that the load is spread over", behind={}, figures=True)
+    return _svg("CPU time of a delivery", f"{row.name}; less is better", body, up.start)
 
 
-def _svg(title: str, body: Iterator[str]) -> str:
+def _chart(
+    lines: Lines, across: Axis, up: Axis, under: str, *, behind: dict[Server, float], figures: bool
+) -> Iterator[str]:
+    """Lines with their names at their ends; of those that fall behind in a band above, the first topmost."""
+    for value, mark in up.marks.items():
+        y = up.place(value)
+        yield f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{across.end}" y2="{y:.1f}"/>'
+        yield _text(LEFT - 8, y + 5, mark, "quiet end")
+    for value, mark in across.marks.items():
+        yield _text(across.place(value), up.start + 22, mark, "quiet middle")
+    yield _text((LEFT + across.end) / 2, up.start + 46, under, "quiet middle")
+    drawn = {server: [(across.place(x), up.place(y)) for x, y in line] for server, line in lines.items()}
+    if behind:
+        yield f'<rect class="band" x="{LEFT}" y="{TOP}" width="{WIDTH - 16 - LEFT}" height="{up.end - TOP:.1f}"/>'
+        yield _text(LEFT + 8, TOP + 17, f"falls behind: over {BEHIND_MS} ms from here on", "quiet")
+    for number, server in enumerate(sorted(behind, key=lambda server: -behind[server])):
+        x, y = across.place(behind[server]), up.end - LINE * (number + 0.6)
+        drawn[server].append((x, y))
+        cross = f'<path class="cross" d="M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10"/>'
+        yield _of(server, _text(x + 10, y + 5, server.name, "in"), cross)
+    labels = Labels(list(drawn.values()), [(0, 0, WIDTH, up.end)])
+    for server, line in reversed(drawn.items()):
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
+        dots = line[: len(lines[server])]
+        yield _of(
+            server,
+            f'<polyline class="line" points="{points}"/>',
+            *(f'<circle class="in" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in dots),
+        )
+        if server not in behind:
+            figure = f" {lines[server][-1][1]:.1f}" if figures else ""
+            yield _of(server, labels.beside(*line[-1], server.name + figure))
+        if figures:
+            yield _of(server, labels.beside(*line[0], f"{lines[server][0][1]:.1f}", left=True))
+
+
+def _svg(title: str, subtitle: str, body: Iterable[str], bottom: float) -> str:
+    height = round(bottom + 58)
+    light, dark = (
+        " ".join(f".{_class(name)} {{ color: {colours[scheme]} }}" for name, colours in COLOURS.items())
+        for scheme in (0, 1)
+    )
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"',
-            ' font-family="sans-serif" font-size="13">',
-            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-            f'<text x="{LEFT}" y="24" font-size="16" font-weight="bold">{title}</text>',
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+            f'viewBox="0 0 {WIDTH} {height}">',
+            f"<style>{STYLE}{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n</style>",
+            f'<rect class="paper" width="{WIDTH}" height="{height}" rx="6"/>',
+            _text(16, 28, title, "title"),
+            _text(16, 52, subtitle, "quiet"),
             *body,
             "</svg>\n",
         ]
     )
 
 
-def _height(share: float) -> float:
-    return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
+def _text(x: float, y: float, text: str, kind: str = "") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{html.escape(text)}</text>'
 
 
-def _grid(scale: Scale) -> Iterator[str]:
-    for mark in scale.marks():
-        y = scale.height(mark)
-        yield f'<line x1="{LEFT}" y1="{y:.0f}" x2="{WIDTH - 20}" y2="{y:.0f}" stroke="#ddd"/>'
-        yield f'<text x="{LEFT - 8}" y="{y + 4:.0f}" text-anchor="end" fill="#555">{mark:g}</text>'
+def _of(server: Server, *shapes: str) -> str:
+    return f'<g class="{_class(server.name)}">{"".join(shapes)}</g>'
 
 
-def _legend(servers: Iterable[Server]) -> Iterator[str]:
-    for number, server in enumerate(servers):
-        x = LEFT + number * 130
-        yield f'<rect x="{x}" y="36" width="12" height="12" fill="{COLOURS[server.name]}"/>'
-        yield f'<text x="{x + 17}" y="47">{server.name}</text>'
+def _class(name: str) -> str:
+    return name.lower().replace(" ", "-")
 
 
-def _bars(results: Results, rows: Sequence[Case]) -> Iterator[str]:
-    values = {
-        (row, server): value
-        for row in rows
-        for server in row.servers
-        if (value := results.median(row, server, "cpu_s_per_million")) is not None
-    }
-    if not values:
-        return
-    scale = Logarithmic(list(values.values()))
-    yield from _grid(scale)
-    yield from _legend(rows[0].servers)
-    group = (WIDTH - LEFT - 20) / len(rows)
-    for at, row in enumerate(rows):
-        yield f'<text x="{LEFT + group * (at + 0.45):.0f}" y="{HEIGHT - 30}" text-anchor="middle">{row.name}</text>'
-        for number, server in enumerate(row.servers):
-            if (row, server) in values:
-                value = values[row, server]
-                x, y = LEFT + group * at + number * group * 0.155, scale.height(value)
-                yield (
-                    f'<rect x="{x:.0f}" y="{y:.0f}" width="{group * 0.14:.0f}" height="{HEIGHT - BOTTOM - y:.0f}" '
-                    f'fill="{COLOURS[server.name]}"/>'
-                    f'<text x="{x + group * 0.07:.0f}" y="{y - 4:.0f}" text-anchor="middle" font-size="11">'
-                    f"{value:.3g}</text>"
-                )
+def _steps(most: float) -> list[float]:
+    """Three to six round numbers, from zero to the first that is not below `most`."""
+    power = 10.0 ** math.floor(math.log10(most))
+    step = next(size * power for size in (0.2, 0.5, 1, 2) if most <= 5 * size * power)
+    return [number * step for number in range(math.ceil(most / step) + 1)]
 
 
-def _lines(lines: Lines, scaled: type[Scale], mark: str, under: str) -> Iterator[str]:
-    """Points from left to right on a logarithmic scale, marked below as `mark` formats them."""
-    if not lines:
-        return
-    scale = scaled([y for line in lines.values() for _, y in line])
-    marks = sorted({x for line in lines.values() for x, _ in line})
-    left, right = math.log10(marks[0]), math.log10(marks[-1])
-
-    def place(x: float) -> float:
-        return LEFT + 30 + (math.log10(x) - left) / ((right - left) or 1) * (WIDTH - LEFT - 90)
-
-    yield from _grid(scale)
-    yield from _legend(lines)
-    for x in marks:
-        yield f'<text x="{place(x):.0f}" y="{HEIGHT - 38}" text-anchor="middle">{mark.format(x)}</text>'
-    yield f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 14}" text-anchor="middle">{under}</text>'
-    for server, line in lines.items():
-        path = " ".join(f"{place(x):.0f},{scale.height(y):.0f}" for x, y in line)
-        yield f'<polyline points="{path}" fill="none" stroke="{COLOURS[server.name]}" stroke-width="2.5"/>'
-        for x, y in line:
-            yield f'<circle cx="{place(x):.0f}" cy="{scale.height(y):.0f}" r="4" fill="{COLOURS[server.name]}"/>'
+def _dense(line: Sequence[Point]) -> Iterator[Point]:
+    """Along it in small steps."""
+    yield from line
+    for (x, y), (right, end) in itertools.pairwise(line):
+        pieces = math.ceil((abs(right - x) + abs(end - y)) / 4)
+        yield from ((x + (right - x) * n / pieces, y + (end - y) * n / pieces) for n in range(1, pieces))
