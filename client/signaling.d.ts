@@ -108,7 +108,10 @@ export interface Presence {
 
 /** What a plain GET of the endpoint says a handshake would be answered. */
 export interface Answer {
-  /** `ready`: would connect. `token`: after a new token. `stop`: no. `later`: the server is away, busy or full. */
+  /**
+   * `ready`: would be let in (but for a full room or account, which a plain GET is not told). `token`: after a new
+   * token. `stop`: no. `later`: the server is away, busy or full.
+   */
   verdict: "ready" | "token" | "stop" | "later";
   /** The HTTP status; 0: nothing answered. */
   status: number;
@@ -143,6 +146,7 @@ export interface Closed {
 }
 
 export interface Cause {
+  /** A close code, the code of an `Answer`, or `CONNECT_FAILED`: let in by the probe, and yet no WebSocket opened. */
   code: string;
   message: string;
 }

@@ -579,7 +579,7 @@ export class SignalingClient extends Emitter {
   /** Does what an answer to the probe says. */
   #obey(answer, token) {
     if (answer.verdict !== "ready") this.emit("refused", answer);
-    const cause = { code: answer.code, message: answer.message };
+    const cause = answer.verdict === "ready" ? NOT_OPENED : { code: answer.code, message: answer.message };
     if (answer.verdict === "stop") {
       const reason = REFUSALS.get(answer.code) ?? "refused";
       this.#stop({ reason, code: answer.code, message: answer.message, status: answer.status, until: answer.until });
@@ -719,6 +719,13 @@ const REFUSALS = new Map([
   ["NOT_FOUND", "no-such-room"],
 ]);
 
+/** Why it waits where the probe was told that it would be let in: a plain GET is not asked about who is there already. */
+const NOT_OPENED = {
+  code: "CONNECT_FAILED",
+  message: "You would be let in, but the WebSocket did not open: the room may be full, your account may have too many "
+    + "connections, or something on the way blocks WebSockets.",
+};
+
 function readAnswer(response, body) {
   const answer = {
     verdict: "later",
@@ -738,7 +745,7 @@ function readAnswer(response, body) {
 function verdictOfAnswer({ status, code }) {
   if (code === "WEBSOCKET_EXPECTED") return "ready";
   if (status === 401) return "token";
-  // 408, 409 and 429 pass: a full room empties, and one's own dead connection stops counting after a while.
+  // These pass, whoever on the way says them.
   if (status >= 400 && status < 500 && ![408, 409, 425, 426, 429].includes(status)) return "stop";
   return "later";
 }

@@ -331,7 +331,7 @@ for (const [status, code, reason] of [[403, "NOT_A_MEMBER", "not-a-member"], [40
   });
 }
 
-for (const [status, code] of [[409, "ROOM_FULL"], [409, "TOO_MANY_CONNECTIONS"], [502, "HTTP_502"], [400, "WEBSOCKET_EXPECTED"]]) {
+for (const [status, code] of [[409, "HTTP_409"], [502, "HTTP_502"], [400, "WEBSOCKET_EXPECTED"]]) {
   test(`${status} ${code} is tried again with backoff`, async () => {
     const { client, clock } = setUp({ answers: [answer(status, { code })] });
     client.connect();
@@ -343,6 +343,18 @@ for (const [status, code] of [[409, "ROOM_FULL"], [409, "TOO_MANY_CONNECTIONS"],
     assert.equal(FakeSocket.all.length, 2);
   });
 }
+
+test("let in by the probe and yet not connected, it says what may be the reason", async () => {
+  const { client, told } = setUp({ answers: [answer(400, { code: "WEBSOCKET_EXPECTED", message: "this is a WebSocket endpoint" })] });
+  client.connect();
+  await settled();
+  FakeSocket.last.end(1006);
+  await settled();
+  const { state, cause } = told("state").at(-1);
+  assert.deepEqual([state, cause.code], ["waiting", "CONNECT_FAILED"]);
+  assert.match(cause.message, /would be let in.*may be full.*blocks WebSockets/);
+  assert.deepEqual(told("refused"), []);
+});
 
 for (const [status, code] of [[429, "RATE_LIMITED"], [503, "MEMBERSHIP_UNAVAILABLE"]]) {
   test(`${status} ${code} is tried again after Retry-After, and a little later than that`, async () => {

@@ -62,14 +62,14 @@ class Desk:
 
 
 @contextlib.asynccontextmanager
-async def run_desk(directory: Path, port: int = 0) -> AsyncIterator[Desk]:
+async def run_desk(directory: Path, port: int = 0, **settings: str) -> AsyncIterator[Desk]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SIDECAR_")}
     environ |= {
         "PYTHONPATH": str(ROOT),
         "SIDECAR_PORT": str(port),
         "SIDECAR_OPS_PORT": "0",
         "SIDECAR_LOG_FORMAT": "json",
-    }
+    } | {f"SIDECAR_{name.upper()}": value for name, value in settings.items()}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "sidecar", "dev", cwd=directory, env=environ,
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,

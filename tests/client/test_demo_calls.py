@@ -133,6 +133,18 @@ async def test_who_may_not_join_is_told_why_before_any_camera_is_asked_for(desk,
         assert await page.evaluate("window.cameraAskedFor") is None
 
 
+async def test_who_finds_the_room_full_is_told_that_it_may_be(tmp_path, browser):
+    async with run_desk(tmp_path, max_room_connections="1") as desk:
+        alice = await open_page(browser, desk.link("alice", "lobby"))
+        await expect(alice.locator("#status")).to_have_text("In the room")
+        bob = await open_page(browser, desk.link("bob", "lobby"))
+        await expect(bob.locator("#notice")).to_contain_text("the room may be full")
+        await bob.click("#tab-events")
+        await expect(bob.locator("#events")).to_contain_text("the room may be full")
+        await alice.click("#hang-up")
+        await expect(bob.locator("#status")).to_have_text("In the room")
+
+
 @pytest.mark.parametrize("wrong", ["as", "room"])
 async def test_a_link_that_names_nobody_or_nowhere_is_explained_and_joins_nothing(desk, browser, wrong):
     right = {"as": desk.person("alice"), "room": desk.room("lobby")}

@@ -122,7 +122,9 @@ function listenToSignaling(visit) {
     if (state === "connecting") chip("connecting", visit.wasIn ? "Coming back…" : "Connecting…");
     if (state === "waiting") {
       chip("waiting", `Trying again in ${Math.max(1, Math.round(retryInMs / 1000))} s`);
-      notice(visit.wasIn ? "The sidecar cannot be reached right now. Picture and sound go on; newcomers cannot join."
+      if (cause.code === "CONNECT_FAILED") events.add("bad", "The WebSocket did not open", `${cause.message} ${nextAfter("later")}`);
+      notice(visit.wasIn && cause.code !== "CONNECT_FAILED"
+        ? "The sidecar cannot be reached right now. Picture and sound go on; newcomers cannot join."
         : `Not in yet: ${meaningOf(cause.code) || cause.message}`);
     }
     if (state === "needs-token") {
