@@ -184,7 +184,7 @@ class Sidecar:
             log=log,
         )
         self.signaling = signaling_app(handshake=handshake, mount_prefixes=settings.mount_prefixes)
-        self._history = History(metrics=metrics, refusals=refusals)
+        self._history = History(metrics=metrics, refusals=refusals, why_not_ready=self._why_not_ready)
         self.ops = ops_app(
             metrics=metrics.page,
             why_not_ready=self._why_not_ready,

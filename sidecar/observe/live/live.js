@@ -46,19 +46,61 @@ function plot([title, parts], samples) {
   const now = element("p");
   parts.forEach(([name], i) => {
     const value = element("span", shown(series[i].at(-1) ?? 0));
-    if (name) value.append(" ", element("small", name));
+    const peak = `peak ${shown(Math.max(0, ...series[i]))}`;
+    value.append(" ", element("small", name ? `${name}, ${peak}` : peak));
     now.append(value);
   });
-  const caption = element("figcaption", title);
-  caption.append(element("span", `peak ${shown(Math.max(0, ...series.flat()))}`));
-  figure.append(caption, now, lines(series, top));
+  figure.append(element("figcaption", title), now, lines(series, top));
   return figure;
+}
+
+function clock(seconds) {
+  return new Date(seconds * 1000).toLocaleTimeString([], { hourCycle: "h23" });
 }
 
 function row(cells) {
   const made = element("tr");
-  for (const [text, className] of cells) made.append(element("td", text, className));
+  for (const [text, className, label, title] of cells) {
+    const cell = element("td", text, className);
+    if (label) cell.dataset.label = label;
+    if (title) cell.title = title;
+    made.append(cell);
+  }
   return made;
+}
+
+function refusal(one) {
+  return row([
+    [clock(one.at)], [one.status], [one.code], [one.reason, "text"],
+    [one.room?.slice(0, 8) ?? "–", "id", "Room", one.room], [one.traceId, "id", "Trace"],
+  ]);
+}
+
+/** Terms and what they are now; `className` says how it looks, `more` is said beside it. */
+function list(id, facts) {
+  byId(id).replaceChildren(...facts.flatMap(([name, value, className, more]) => {
+    const described = element("dd", value, className);
+    if (more) described.append(" ", element("small", more));
+    return [element("dt", name), described];
+  }));
+}
+
+const CHAT_SERVICE = {
+  answers: ["answers", "good"],
+  silent: ["does not answer", "bad"],
+  unasked: ["not asked yet", "quiet"],
+};
+
+function health({ ready, membership, samples, keysFailing, busConnected }) {
+  const asked = membership.askedAt === null ? "" : `asked ${clock(membership.askedAt)}`;
+  const live = samples.at(-1).connections ? ["verified", "good"] : ["none", "quiet"];
+  return [
+    ["Ready", ready, ready === "ok" ? "good" : "bad"],
+    ["Chat service", ...CHAT_SERVICE[membership.chatService], asked],
+    ["Live connections", ...(membership.stale ? ["rest on old answers", "bad"] : live)],
+    ["Token keys", ...(keysFailing ? ["cannot be refreshed", "bad"] : ["up to date", "good"])],
+    ...(busConnected === null ? [] : [["Bus", ...(busConnected ? ["connected", "good"] : ["not connected", "bad"])]]),
+  ];
 }
 
 function fill(id, rows, columns, empty) {
@@ -80,30 +122,20 @@ function draw(state) {
   byId("status").className = state.draining ? "bad" : "";
   byId("plots").replaceChildren(...plots.map((one) => plot(one, state.samples)));
 
-  const health = state.membership;
-  const facts = [
-    ["Chat service", health.breakerOpen ? "fails, asked once a second" : "asked as needed", health.breakerOpen ? "bad" : "good"],
-    ["Live connections", health.stale ? "rest on old answers" : "verified", health.stale ? "bad" : "good"],
-    ["Questions answered", health.answered.toLocaleString("en")],
-    ["Questions failed", health.failed.toLocaleString("en")],
-    ["Answer within (99 %)", duration(health.slowestSeconds)],
-    ["Relay within (99 %)", duration(state.relaySeconds)],
+  list("health", health(state));
+  const { answered, failed, slowestSeconds } = state.membership;
+  list("figures", [
+    ["Chat service answered", answered.toLocaleString("en")],
+    ["Chat service failed", failed.toLocaleString("en")],
+    ["It answers within (99 %)", duration(slowestSeconds)],
+    ["Signals relayed within (99 %)", duration(state.relaySeconds)],
     ["Offer to answer (half)", duration(state.callSeconds)],
-  ];
-  byId("membership").replaceChildren(
-    ...facts.flatMap(([name, value, className]) => [element("dt", name), element("dd", value, className)]),
-  );
+  ]);
   fill("rooms", state.largestRooms.map((one) => row([[one.room, "id"], [one.connections], [one.participants]])), 3, "Nobody is here.");
-  fill(
-    "refusals",
-    state.refusals.map((one) => row([
-      [new Date(one.at * 1000).toLocaleTimeString()], [one.status], [one.code], [one.reason, "text"],
-      [one.room ?? "–", "id"], [one.traceId, "id"],
-    ])),
-    6,
-    "None since the start.",
-  );
+  fill("refusals", state.refusals.map(refusal), 6, "None since the start.");
 }
+
+let drawnAt = null;
 
 async function follow() {
   let pause = 2000;
@@ -112,8 +144,12 @@ async function follow() {
     const state = await answer.json();
     pause = state.sampleSeconds * 1000;
     draw(state);
+    drawnAt = Date.now() / 1000;
+    document.body.classList.remove("unheard");
   } catch {
-    byId("status").textContent = "The sidecar does not answer; trying again.";
+    const old = drawnAt === null ? "" : ` What is below was so at ${clock(drawnAt)}.`;
+    byId("status").textContent = `The sidecar does not answer; trying again.${old}`;
+    document.body.classList.add("unheard");
     byId("status").className = "bad";
   }
   setTimeout(follow, pause);
