@@ -52,7 +52,12 @@ def add_to(
                         "id": str(room.id),
                         "name": name,
                         "members": [
-                            {"account": str(persons[member].id), "role": entry.role, "state": state_of(entry)}
+                            {
+                                "account": str(persons[member].id),
+                                "nick": entry.nick,
+                                "role": entry.role,
+                                "state": state_of(entry),
+                            }
                             for member, entry in room.members.items()
                         ],
                     }

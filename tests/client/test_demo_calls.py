@@ -26,13 +26,26 @@ async def browser():
         yield running
 
 
+SHOWN = """[...document.querySelectorAll(".tile video")].map((video) => {
+  const shape = video.clientWidth / video.clientHeight / (video.videoWidth / video.videoHeight);
+  return Math.min(shape, 1 / shape);
+})"""
+"""Of each picture, the share that is not cut off."""
+
+
 async def test_two_people_who_call_at_once_see_each_other(desk, browser):
     alice, bob = await asyncio.gather(
         open_page(browser, desk.link("alice", "lobby")), open_page(browser, desk.link("bob", "lobby"))
     )
     await asyncio.gather(sees(alice, 1), sees(bob, 1))
     await expect(alice.locator("#status")).to_have_text("In the room")
-    await expect(alice.locator(".tile figcaption").filter(has_text="Bobby")).to_contain_text(" ms")
+    await expect(alice.locator(".tile figcaption").filter(has_text="Bobby")).to_contain_text(
+        re.compile(r"\d+ ms")
+    )
+    await expect(alice.locator(".tile figcaption").filter(has_text="Bobby")).not_to_contain_text(".")
+    await expect(bob.locator(".tile[data-key=self] figcaption")).to_contain_text("Bobby (you)")
+    await expect(bob.locator("#where")).to_have_text("Bobby in lobby")
+    assert min(await alice.evaluate(SHOWN)) > 2 / 3
     await expect(alice.locator("#roster")).to_contain_text(re.compile(r"Bobby.*moderator"))
 
     await alice.click("#tab-packets")
@@ -58,10 +71,17 @@ async def test_a_third_joins_late_and_hangs_up_and_the_others_see_it(desk, brows
 
     await carol.click("#hang-up")
     await expect(carol.locator("#over-title")).to_have_text("You hung up")
+    await expect(carol.locator("#where")).to_be_empty()
     for page in (alice, bob):
         await expect(page.locator(".tile")).to_have_count(2)
         await expect(page.locator("#roster")).not_to_contain_text("Carol")
+        await page.click("#tab-events")
+        await expect(page.locator("#events li", has_text="Carol").first).to_contain_text("Carol hung up")
+        await expect(page.locator("#events li", has_text="Carol left")).to_have_count(0)
     await sees(alice, 1, more_than=max(await frames_decoded(alice)))
+
+    await carol.click("#rejoin")
+    await asyncio.gather(sees(alice, 2), sees(bob, 2), sees(carol, 2))
 
 
 async def test_two_tabs_of_one_person_are_two_devices(desk, browser):
@@ -99,6 +119,62 @@ async def test_a_call_outlives_the_sidecar_and_its_signaling_comes_back_by_itsel
         await asyncio.gather(sees(alice, 2), sees(bob, 2), sees(carol, 2))
 
 
+async def test_a_restart_is_told_once_and_the_wait_is_counted_down(desk, browser):
+    page = await open_page(browser, desk.link("alice", "lobby", join=False))
+    await page.evaluate("Math.random = () => 0.999")  # so the waits are of 0.5, 1, 2, 4, 8 seconds
+    await page.click("#join")
+    await expect(page.locator("#status")).to_have_text("In the room")
+    desk.process.terminate()
+    await page.click("#tab-events")
+    lost = page.locator("#events li", has_text="Connection lost: 1012")
+    await expect(lost.locator("p").last).to_have_text("This sidecar is restarting.")
+    for seconds in (8, 7, 6):  # no wait is of 6 or 7
+        await expect(page.locator("#status")).to_have_text(f"Trying again in {seconds} s")
+
+
+COMINGS = """async () => {
+  const { Comings } = await import("/demo/comings.js");
+  const said = [];
+  const add = (_, title) => {
+    said.push(title);
+    return { remove: () => said.splice(said.indexOf(title), 1) };
+  };
+  let now = 0;
+  const comings = new Comings({ add }, () => now);
+  const tell = (type, connectionId, afterReconnect = false) =>
+    comings.presence(type, { accountId: "b", connectionId, info: { nick: "Bobby" }, afterReconnect });
+  const remote = (connectionId) => ({ accountId: "b", connectionId, account: { nick: "Bobby" } });
+  const days = [];
+  const done = () => days.push(said.splice(0));
+
+  tell("user-left", "b1", true), now += 14_000, tell("user-joined", "b2"), done();
+  tell("user-left", "b2"), now += 15_000, comings.outOfCall(remote("b2"), "left", "is gone"), done();
+  tell("user-joined", "b3"), done();
+  comings.outOfCall(remote("b3"), "hung-up", "hung up"), tell("user-left", "b3"), tell("user-joined", "b4"), done();
+  comings.outOfCall(remote("b4"), "left", "is gone"), now += 5_000;
+  tell("connection-left", "b4", true), tell("connection-joined", "b5", true), done();
+  tell("connection-joined", "b6"), done();
+  tell("connection-left", "b5", true), tell("user-left", "b6", true);
+  tell("user-joined", "b7"), tell("connection-joined", "b8"), done();
+  return days;
+}"""
+
+
+async def test_who_is_soon_back_after_a_broken_connection_did_not_leave_and_a_going_is_said_once(
+    desk, browser
+):
+    page = await open_page(browser, desk.link("alice", "lobby", join=False))
+    assert await page.evaluate(COMINGS) == [
+        ["Bobby's signaling came back"],
+        ["Bobby left the room"],
+        ["Bobby came in"],
+        ["Bobby hung up", "Bobby came in"],
+        ["Bobby's signaling came back"],
+        ["Bobby came in with another device"],
+        ["Bobby's signaling came back"],
+    ]
+
+
 async def test_a_kicked_person_is_told_so_and_stays_out_and_the_others_see_them_go(desk, browser):
     alice, bob = await asyncio.gather(
         open_page(browser, desk.link("alice", "lobby")), open_page(browser, desk.link("bob", "lobby"))
@@ -123,13 +199,17 @@ async def test_a_kicked_person_is_told_so_and_stays_out_and_the_others_see_them_
 
 async def test_who_may_not_join_is_told_why_before_any_camera_is_asked_for(desk, browser):
     watch = "() => { navigator.mediaDevices.getUserMedia = () => (window.cameraAskedFor = true); }"
-    for name, code in (("dave", "403 NOT_A_MEMBER"), ("erin", "403 MEMBER_TIMED_OUT")):
+    for name, code, title in (
+        ("dave", "403 NOT_A_MEMBER", "not an active member"),
+        ("erin", "403 MEMBER_TIMED_OUT", "timed out"),
+    ):
         page = await open_page(browser, desk.link(name, "lobby", join=False))
         await page.evaluate(watch)
         await expect(page.locator("#outlook")).to_contain_text("the sidecar will refuse")
         await page.click("#join")
         await expect(page.locator("#over-code")).to_contain_text(code)
         await expect(page.locator("#over-title")).to_be_focused()
+        await expect(page.locator("#over-title")).to_contain_text(title)
         assert await page.evaluate("window.cameraAskedFor") is None
 
 

@@ -1,6 +1,7 @@
 /** The stream a person sends: camera and microphone, or a drawn picture and silence where there is none. */
 
 import { colourOf, initialsOf } from "./people.js";
+import { clockTime } from "./telling.js";
 
 const WIDTH = 640;
 const HEIGHT = 360;
@@ -88,6 +89,6 @@ function draw(context, { name, id, seconds }) {
   context.fillText(initialsOf(name), WIDTH / 2, HEIGHT / 2 + 2);
   context.font = "500 17px ui-monospace, monospace";
   context.globalAlpha = 0.75;
-  context.fillText(new Date().toLocaleTimeString(), WIDTH / 2, 32);
+  context.fillText(clockTime(), WIDTH / 2, 32);
   context.globalAlpha = 1;
 }

@@ -4,14 +4,15 @@ import { SignalingClient } from "/client/signaling.js";
 import { Call } from "/client/call.js";
 import { openCamera } from "./camera.js";
 import { Choice } from "./choice.js";
+import { Comings } from "./comings.js";
 import { bindToggles, closeLikeAMenu, listInvitees } from "./controls.js";
 import { Packets } from "./packets.js";
-import { displayName, shortId } from "./people.js";
+import { displayName, nameInRoom, shortId } from "./people.js";
 import { drawRoster } from "./roster.js";
 import { makeTabs } from "./tabs.js";
-import { EventList, Notice, inMs, showChip } from "./telling.js";
+import { Chip, EventList, Notice, clockTime, inMs } from "./telling.js";
 import { Tiles } from "./tiles.js";
-import { endingOf, meaningOf, nextAfter } from "./words.js";
+import { endingOf, meaningOf, nextAfter, whyClosed } from "./words.js";
 
 const MEASURE_EVERY_MS = 2000;
 
@@ -25,7 +26,7 @@ const packets = new Packets({
 const events = new EventList({ root: $("events"), empty: $("events-empty"), badge: $("events-count") });
 const passing = new Notice($("notice"));
 const notice = (text) => passing.show(text);
-const chip = (kind, text) => showChip($("status"), kind, text);
+const chip = new Chip($("status"));
 
 /** What there is while one is in a call, or was until just now. */
 let now = null;
@@ -49,11 +50,12 @@ async function begin() {
 
 // --- entering
 
-async function join({ person, room, ttlSeconds, auth, drawn }) {
+async function join(choice) {
+  const { person, room, ttlSeconds, auth, drawn } = choice;
+  const name = nameInRoom(person, room);
   history.replaceState(null, "", `?${new URLSearchParams({ room: room.id, as: person.id })}`);
-  document.title = `${displayName(person)} in ${room.name}`;
-  $("where").textContent = `${displayName(person)} in ${room.name}`;
-  const visit = { person, room, wasIn: false, timer: null, camera: null, serverMs: null, pathMs: new Map() };
+  document.title = $("where").textContent = `${name} in ${room.name}`;
+  const visit = { choice, person, room, comings: new Comings(events), wasIn: false, timer: null, camera: null, serverMs: null, pathMs: new Map() };
   now = visit;
   packets.clear();
   events.clear();
@@ -66,21 +68,21 @@ async function join({ person, room, ttlSeconds, auth, drawn }) {
     token: () => mint(person.id, ttlSeconds),
   });
   listenToSignaling(visit);
-  chip("connecting", "Connecting…");
+  chip.show("connecting", "Connecting…");
   // The room is asked first: nobody likes a camera that turns on for a call they may not join.
   try {
     await visit.signaling.connect();
   } catch {
     return; // "closed" has told why
   }
-  visit.camera = await openCamera({ name: displayName(person), id: person.id, drawn });
+  visit.camera = await openCamera({ name, id: person.id, drawn });
   if (now !== visit || visit.signaling.state === "closed") {
     visit.camera.stop();
     return;
   }
   if (visit.camera.why) notice(`${visit.camera.why}, so a drawn picture is sent instead.`);
   visit.call = new Call({ signaling: visit.signaling, stream: visit.camera.stream });
-  visit.self = tiles.add({ key: "self", id: person.id, name: `${displayName(person)} (you)`, own: true, mirrored: !visit.camera.drawn });
+  visit.self = tiles.add({ key: "self", id: person.id, name: `${name} (you)`, own: true, mirrored: !visit.camera.drawn });
   visit.self.show(visit.camera.stream);
   visit.self.state("connected");
   listenToCall(visit);
@@ -113,29 +115,30 @@ function listenToSignaling(visit) {
   signaling.on("welcome", () => {
     const back = visit.wasIn;
     visit.wasIn = true;
-    events.add("good", back ? "Back in the room" : "In the room", back ? "The call went on meanwhile." : "");
-    if (back) notice("Signaling is back. The call went on meanwhile.");
+    const wentOn = back && visit.call?.remotes.length ? "The call went on meanwhile." : "";
+    events.add("good", back ? "Back in the room" : "In the room", wentOn);
+    if (back) notice(`Signaling is back. ${wentOn}`);
     refresh(visit);
   });
   signaling.on("state", ({ state, retryInMs, cause }) => {
-    if (state === "open") chip("open", "In the room");
-    if (state === "connecting") chip("connecting", visit.wasIn ? "Coming back…" : "Connecting…");
+    if (state === "open") chip.show("open", "In the room");
+    if (state === "connecting") chip.show("connecting", visit.wasIn ? "Coming back…" : "Connecting…");
     if (state === "waiting") {
-      chip("waiting", `Trying again in ${Math.max(1, Math.round(retryInMs / 1000))} s`);
+      chip.show("waiting", "Trying again", retryInMs);
       if (cause.code === "CONNECT_FAILED") events.add("bad", "The WebSocket did not open", `${cause.message} ${nextAfter("later")}`);
       notice(visit.wasIn && cause.code !== "CONNECT_FAILED"
         ? "The sidecar cannot be reached right now. Picture and sound go on; newcomers cannot join."
-        : `Not in yet: ${meaningOf(cause.code) || cause.message}`);
+        : `Not ${visit.wasIn ? "back" : "in"} yet: ${meaningOf(cause.code) || cause.message}`);
     }
     if (state === "needs-token") {
-      chip("waiting", "Needs another token");
+      chip.show("waiting", "Needs another token");
       events.add("bad", "Waiting for another token", cause.message);
     }
   });
   signaling.on("draining", ({ reconnectAfterMs }) =>
-    events.add("plain", "The sidecar is about to restart", `It asked to come back in ${reconnectAfterMs} ms.`));
+    events.add("plain", "The sidecar is about to restart", `It asked to come back in ${inMs(reconnectAfterMs)}.`));
   signaling.on("disconnected", ({ code, reason, opened }) => {
-    if (opened) events.add("bad", `Connection lost: ${code}`, [reason, meaningOf(code)].filter(Boolean).join(". "));
+    if (opened) events.add("bad", `Connection lost: ${code}`, whyClosed(code, reason));
   });
   signaling.on("refused", (answer) => {
     const title = answer.status ? `Refused: ${answer.status} ${answer.code}` : "No answer";
@@ -145,14 +148,10 @@ function listenToSignaling(visit) {
   signaling.on("error", (error) =>
     events.add("bad", `Packet refused: ${error.code}`, [meaningOf(error.code) || error.message, error.detail].filter(Boolean).join(" ")));
   signaling.on("token-refreshed", ({ expiresAt }) =>
-    events.add("good", "Token renewed", expiresAt ? `The new one lives until ${new Date(expiresAt).toLocaleTimeString()}.` : ""));
+    events.add("good", "Token renewed", expiresAt ? `The new one lives until ${clockTime(expiresAt)}.` : ""));
   signaling.on("refresh-failed", (error) => events.add("bad", "The token could not be renewed", error.message));
-  for (const [type, what] of [["user-joined", "came in"], ["connection-joined", "came in with another device"],
-    ["connection-left", "left with one device"], ["user-left", "left the room"]]) {
-    signaling.on(type, ({ info, afterReconnect }) => {
-      // Everyone has a new connection after a restart: that is no news about them.
-      if (!afterReconnect || type.startsWith("user-")) events.add("plain", `${displayName(info)} ${what}`);
-    });
+  for (const type of ["user-joined", "connection-joined", "connection-left", "user-left"]) {
+    signaling.on(type, (presence) => visit.comings.presence(type, presence));
   }
   signaling.on("closed", (closed) => leave(visit, closed));
 }
@@ -175,7 +174,7 @@ function listenToCall(visit) {
     tiles.remove(remote.key);
     const why = { "hung-up": "hung up", left: "is gone", unreachable: "could not be reached", ended: "" }[reason];
     if (why) {
-      events.add("plain", `${displayName(remote.account)} ${why}`);
+      visit.comings.outOfCall(remote, reason, why);
       notice(`${displayName(remote.account)} ${why}.`);
     }
     renameTiles(visit);
@@ -210,15 +209,18 @@ function leave(visit, closed) {
   visit.camera?.stop();
   tiles.clear();
   notice("");
-  chip("", "");
+  chip.show("", "");
   show("over");
   const code = typeof closed.code === "number" ? `Close code ${closed.code}` : `${closed.status ?? ""} ${closed.code ?? ""}`.trim();
   const said = closed.message && closed.reason !== "left" ? `, “${closed.message}”` : "";
   tellEnd(endingOf(closed, visit.wasIn), closed.reason === "left" ? "" : code + said);
   $("ask").hidden = closed.reason === "left";
+  $("rejoin").hidden = closed.reason !== "left";
+  $("rejoin").onclick = () => join(visit.choice);
   $("ask").onclick = async () => {
     const { status, code: answered, message, verdict } = await visit.signaling.probe();
     const would = verdict === "ready" ? "It would let you in now." : meaningOf(answered) || message;
+    $("rejoin").hidden = verdict !== "ready";
     $("asked").textContent = `${status || "No answer"} ${answered}: ${would}`;
   };
 }
@@ -263,7 +265,7 @@ function nameOfConnection(connectionId, info) {
 function show(id) {
   for (const section of ["choose", "in-call", "over"]) $(section).hidden = section !== id;
   document.body.dataset.view = id;
-  if (id === "choose") $("where").textContent = "";
+  if (id !== "in-call") $("where").textContent = "";
 }
 
 $("hang-up").addEventListener("click", () => {

@@ -1,6 +1,7 @@
 /** The packets as they pass, newest first, readable and filterable. */
 
 import { make } from "./people.js";
+import { clockTime } from "./telling.js";
 
 const MOST_ROWS = 300;
 const KINDS = {
@@ -80,12 +81,11 @@ export class Packets {
     const signal = packet.type === "webrtc.signal" ? packet.data : packet;
     const type = signal.type ?? packet.type;
     const route = this.#routeOf(direction, signal, type);
-    const time = new Date(at).toLocaleTimeString([], { hour12: false });
     const summary = make("summary", {},
       make("span", { class: `arrow ${direction}`, title: direction === "in" ? "received" : "sent" }, direction === "in" ? "↓" : "↑"),
       make("span", { class: "packet-type" }, type),
       make("span", { class: "packet-route" }, route),
-      make("span", { class: "packet-meta" }, `${bytes < 1000 ? `${bytes} B` : `${(bytes / 1000).toFixed(1)} kB`} · ${time}`));
+      make("span", { class: "packet-meta" }, `${bytes < 1000 ? `${bytes} B` : `${(bytes / 1000).toFixed(1)} kB`} · ${clockTime(at)}`));
     const details = make("details", {}, summary);
     // A description is long: it is written out only for those who open it.
     details.addEventListener("toggle", () => {

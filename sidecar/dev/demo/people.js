@@ -17,6 +17,11 @@ export function displayName(person) {
   return person?.nick || person?.name || "Somebody";
 }
 
+/** What the others in a room see of a member: the room's nick before the account's. */
+export function nameInRoom(person, room) {
+  return room.members.find(({ account }) => account === person.id)?.nick || displayName(person);
+}
+
 /** An element from a tag, properties and children; strings become text, never markup. */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);

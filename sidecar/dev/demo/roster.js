@@ -1,6 +1,6 @@
 /** Who is in the room, with which devices, and how far away they are. */
 
-import { avatar, displayName, make } from "./people.js";
+import { avatar, displayName, make, nameInRoom } from "./people.js";
 import { inMs } from "./telling.js";
 
 export function drawRoster(root, { signaling, call, person, room, serverMs, pathMs }) {
@@ -8,7 +8,7 @@ export function drawRoster(root, { signaling, call, person, room, serverMs, path
   const line = (connectionId, label) => remoteLine({ call, pathMs, connectionId, label });
   const mine = [...(signaling.peers.get(person.id)?.connectionIds ?? [])];
   const rows = [
-    row(person.id, `${displayName(person)} (you)`, member(person.id), [
+    row(person.id, `${nameInRoom(person, room)} (you)`, member(person.id), [
       deviceLine("This tab", "connected", serverMs === null ? "" : `server ${inMs(serverMs)}`),
       ...mine.map((id) => line(id, "Another tab")),
     ]),

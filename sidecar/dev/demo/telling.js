@@ -17,16 +17,17 @@ export class EventList {
     this.#badge = badge;
   }
 
-  /** `tone` is `good`, `bad` or `plain`; the bad ones are counted until somebody looks. */
+  /** `tone` is `good`, `bad` or `plain`; the bad ones are counted until somebody looks. Returns the line. */
   add(tone, title, text = "") {
-    const time = new Date().toLocaleTimeString([], { hour12: false });
-    this.#root.prepend(make("li", { dataset: { tone } },
-      make("p", { class: "event-title" }, title, make("time", {}, time)),
-      ...(text ? [make("p", {}, text)] : [])));
+    const line = make("li", { dataset: { tone } },
+      make("p", { class: "event-title" }, title, make("time", {}, clockTime())),
+      ...(text ? [make("p", {}, text)] : []));
+    this.#root.prepend(line);
     while (this.#root.children.length > MOST_EVENTS) this.#root.lastChild.remove();
     this.#empty.hidden = true;
     const seen = this.#root.offsetParent !== null;
     if (tone === "bad" && !seen) this.#count(this.#unread + 1);
+    return line;
   }
 
   read() {
@@ -62,12 +63,37 @@ export class Notice {
   }
 }
 
-export function showChip(element, kind, text) {
-  element.dataset.kind = kind;
-  element.textContent = text;
-  element.hidden = !text;
+/** The state in the bar on top; with `untilMs` the seconds left are counted down beside it. */
+export class Chip {
+  #element;
+  #timer;
+
+  constructor(element) {
+    this.#element = element;
+  }
+
+  show(kind, text, untilMs = null) {
+    clearInterval(this.#timer);
+    this.#element.dataset.kind = kind;
+    this.#element.textContent = text;
+    this.#element.hidden = !text;
+    if (untilMs !== null) this.#countDown(untilMs);
+  }
+
+  #countDown(leftMs) {
+    const endsAt = performance.now() + leftMs;
+    const left = make("span", { "aria-hidden": "true" }); // a number that is read out every second is a nuisance
+    const tick = () => { left.textContent = ` in ${Math.max(1, Math.ceil((endsAt - performance.now()) / 1000))} s`; };
+    tick();
+    this.#element.append(left);
+    this.#timer = setInterval(tick, 1000);
+  }
 }
 
 export function inMs(ms) {
-  return ms < 10 ? `${ms.toFixed(1)} ms` : `${Math.round(ms)} ms`;
+  return ms < 1 ? "< 1 ms" : `${Math.round(ms)} ms`;
+}
+
+export function clockTime(at = Date.now()) {
+  return new Date(at).toLocaleTimeString([], { hourCycle: "h23" });
 }

@@ -43,7 +43,7 @@ const NEXT = {
 
 const ENDINGS = {
   left: ["You hung up", "The others were told. The room is still there."],
-  "not-a-member": ["You are not in this room", "Its members alone may join the call, and you are not one of them."],
+  "not-a-member": ["You are not an active member of this room", "Its active members alone may join the call."],
   "timed-out": ["You are timed out in this room", "You may come back when the time is over."],
   "no-such-room": ["There is no such room", "The address of the room is not one the sidecar knows."],
   "origin-not-allowed": ["This page may not connect", "Its origin is not on the sidecar's list."],
@@ -54,6 +54,11 @@ const ENDINGS = {
 
 export function meaningOf(code) {
   return REFUSED[code] ?? CLOSES[code] ?? "";
+}
+
+/** Why a connection was closed, said once: in the sidecar's words, else in ours. */
+export function whyClosed(code, reason) {
+  return reason ? `${reason[0].toUpperCase()}${reason.slice(1).replace(/\.$/, "")}.` : meaningOf(code);
 }
 
 export function nextAfter(verdict) {
