@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -14,14 +16,28 @@ import time
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.client import connect
 
+from sidecar.dev.issuer import Issuer
 from tests.harness import ROOT, Client, http
 
 ACCOUNT = "a11ce000-0000-4000-8000-000000000001"
 
 
-def command(*arguments: str, cwd, **environ: str) -> subprocess.CompletedProcess:
+ANY_PORTS = {"SIDECAR_PORT": "0", "SIDECAR_OPS_PORT": "0"}
+KEY_FILES = ("jwt-private.pem", "jwt-public.pem")
+EC_KEY = (
+    ec.generate_private_key(ec.SECP256R1())
+    .private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    .decode()
+)
+
+
+def command(*arguments: str, cwd, preexec_fn=None, **environ: str) -> subprocess.CompletedProcess:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECAR_")}
     return subprocess.run(
         [sys.executable, "-m", "sidecar", *arguments],
@@ -31,6 +47,7 @@ def command(*arguments: str, cwd, **environ: str) -> subprocess.CompletedProcess
         text=True,
         timeout=60,
         check=False,
+        preexec_fn=preexec_fn,
     )
 
 
@@ -44,9 +61,22 @@ def test_token_mints_for_the_key_of_dev(tmp_path):
     assert abs(claims["exp"] - time.time() - 60) < 30
     bot = command("token", "--account", ACCOUNT, "--bot", cwd=tmp_path).stdout.strip()
     assert jwt.decode(bot, options={"verify_signature": False})["type"] == "api_key"
-    wrong = command("token", "--account", "alice", cwd=tmp_path)
-    assert wrong.returncode == 2
-    assert "not a GUID" in wrong.stderr
+
+
+def test_token_takes_the_names_of_the_sample_file(tmp_path):
+    alice = command("token", "--account", "alice", cwd=tmp_path).stdout.strip()
+    claims = jwt.decode(alice, options={"verify_signature": False})
+    assert (claims["sub"], claims["name"]) == (ACCOUNT, "alice")
+    rooms = tmp_path / ".dev" / "rooms.toml"
+    rooms.write_text(rooms.read_text().replace("[people.carol]", "[people.chloe]").replace("carol = {}", ""))
+    assert command("token", "--account", "chloe", cwd=tmp_path).returncode == 0
+    unknown = command("token", "--account", "carol", cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert "'carol' is neither a GUID nor one of alice, bob, chloe" in unknown.stderr
+    rooms.write_text("people = 1")
+    broken = command("token", "--account", "alice", cwd=tmp_path)
+    assert broken.returncode == 2
+    assert "no names are known" in broken.stderr
 
 
 def test_check_config_says_what_serve_would(tmp_path, issuer):
@@ -103,14 +133,14 @@ def test_a_start_that_fails_says_why_and_never_that_it_stopped(tmp_path, issuer)
     assert port in line
 
 
-@pytest.fixture
-async def desk(tmp_path):
-    """A running `dev` in an empty folder: its process, and what it printed."""
+@contextlib.asynccontextmanager
+async def run_dev(folder, *arguments: str):
+    """A running `dev`: its process, and what it printed."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECAR_")}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-u", "-m", "sidecar", "dev",
-        cwd=tmp_path,
-        env=clean | {"PYTHONPATH": str(ROOT), "SIDECAR_PORT": "0", "SIDECAR_OPS_PORT": "0"},
+        sys.executable, "-u", "-m", "sidecar", "dev", *arguments,
+        cwd=folder,
+        env=clean | {"PYTHONPATH": str(ROOT)} | ANY_PORTS,
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     printed = ""
@@ -119,10 +149,29 @@ async def desk(tmp_path):
             line = await process.stdout.readline()
             assert line, printed
             printed += line.decode()
-    yield process, printed
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
+    try:
+        yield process, printed
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.fixture
+async def desk(tmp_path):
+    async with run_dev(tmp_path) as running:
+        yield running
+
+
+async def test_dev_asks_another_membership_server_where_told_to(tmp_path, chat):
+    async with run_dev(tmp_path, "--membership", chat.target) as (_, printed):
+        assert f"who may join is asked of {chat.target}" in printed
+        origin = re.search(r"Demo: (http://127\.0\.0\.1:\d+)/", printed)[1]
+        room = re.search(r"^  lobby  (\S+)$", printed, re.MULTILINE)[1]
+        token = re.search(r"^  (eyJ\S+)$", printed, re.MULTILINE)[1]
+        url = f"{origin}/sphere/chat/realtime/{room}?tk={token}"
+        assert (await http(url)).status == 403  # the sample file would let her in
+        assert chat.calls["GetMembership"] == 1
 
 
 async def test_dev_prints_links_and_tokens_that_work_and_follows_edits(desk, tmp_path):
@@ -134,6 +183,7 @@ async def test_dev_prints_links_and_tokens_that_work_and_follows_edits(desk, tmp
     client = Client(await connect(url, proxy=None))
     welcome = (await client.receive())["data"]
     assert welcome["roomId"] == rooms["lobby"]
+    assert re.search(rf"^    alice    {ACCOUNT}  {origin}/\?room=", printed, re.MULTILINE)
     file = tmp_path / ".dev" / "rooms.toml"
     file.write_text(file.read_text().replace('alice = { role = "owner" }', "", 1))
     async with asyncio.timeout(15):
@@ -151,9 +201,48 @@ async def test_dev_prints_links_and_tokens_that_work_and_follows_edits(desk, tmp
 def test_dev_and_token_say_where_their_keys_cannot_be_kept(tmp_path, arguments):
     (tmp_path / ".dev").write_text("a file in the way")
     refused = command(*arguments, cwd=tmp_path)
-    assert refused.returncode != 0
+    assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
     assert str(tmp_path / ".dev") in line
+
+
+@pytest.mark.parametrize("arguments", [("dev",), ("token", "--account", ACCOUNT)])
+def test_dev_and_token_say_in_a_line_that_their_keys_are_no_good(tmp_path, arguments):
+    (tmp_path / ".dev").mkdir()
+    for name in KEY_FILES:
+        (tmp_path / ".dev" / name).write_text("garbage")
+    refused = command(*arguments, cwd=tmp_path)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert ".dev/jwt-private.pem holds no RSA key; remove it" in line
+
+
+@pytest.mark.parametrize("name", KEY_FILES)
+@pytest.mark.parametrize("content", ["garbage", EC_KEY])
+def test_a_key_file_that_is_no_good_is_named_and_made_anew_once_removed(tmp_path, name, content):
+    Issuer(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(OSError, match=rf"^{tmp_path / name} .*remove it and a new pair is made"):
+        Issuer(tmp_path)
+    (tmp_path / name).unlink()
+    Issuer(tmp_path)
+
+
+def test_dev_says_in_a_line_that_another_key_file_is_no_good(tmp_path):
+    (tmp_path / "key.pem").write_text("no key at all")
+    refused = command("dev", cwd=tmp_path, SIDECAR_JWT_PUBLIC_KEY_FILE="key.pem", **ANY_PORTS)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith("key.pem: ")
+
+
+def test_a_first_run_cut_short_leaves_no_half_key(tmp_path):
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    refused = command("token", "--account", ACCOUNT, cwd=tmp_path, preexec_fn=no_room)
+    assert refused.returncode == 2
+    assert not list((tmp_path / ".dev").glob("*.pem"))
+    assert command("token", "--account", ACCOUNT, cwd=tmp_path).returncode == 0
 
 
 def test_dev_says_that_it_needs_a_checkout(tmp_path):

@@ -22,11 +22,10 @@ from sidecar._proto.dyson.chat.v1.membership_pb2_grpc import (
     add_ChatMembershipServiceServicer_to_server,
 )
 from sidecar.dev import rooms
-from sidecar.dev.rooms import BadSample, Member, Person, Room, Sample
+from sidecar.dev.rooms import FILE, BadSample, Member, Person, Room, Sample
 from sidecar.membership.model import MemberKey
 from sidecar.membership.service import MAX_BATCH_KEYS
 
-FILE = Path(__file__).with_name("rooms.toml")
 _POLL_SECONDS = 0.5
 _KEPT_CHANGES = 1000
 _GRACE_SECONDS = 1.0

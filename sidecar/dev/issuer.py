@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -22,16 +23,14 @@ class Issuer:
     """Signs tokens with the key pair in `directory`, made when first needed."""
 
     def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
+        """Raises: OSError where the pair cannot be read, made or used."""
         self.clock = clock
         self._private_file = directory / "jwt-private.pem"
         self.public_file = directory / "jwt-public.pem"
         if not self._private_file.exists() or not self.public_file.exists():
             directory.mkdir(parents=True, exist_ok=True)
             self._make()
-        private = serialization.load_pem_private_key(self._private_file.read_bytes(), password=None)
-        if not isinstance(private, rsa.RSAPrivateKey):
-            raise OSError(f"{self._private_file} holds no RSA key; remove it and a new one is made")
-        self._private = private
+        self._private = self._load()
 
     def token(
         self,
@@ -65,6 +64,22 @@ class Issuer:
             claims["nick"] = nick
         return jwt.encode(claims, self._private, algorithm="RS256", headers={"kid": KEY_ID})
 
+    def _load(self) -> rsa.RSAPrivateKey:
+        again = "remove it and a new pair is made"
+        try:
+            private = serialization.load_pem_private_key(self._private_file.read_bytes(), password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):  # garbage, encrypted, of a kind unknown
+            private = None
+        if not isinstance(private, rsa.RSAPrivateKey):
+            raise OSError(f"{self._private_file} holds no RSA key; {again}")
+        try:
+            public = serialization.load_pem_public_key(self.public_file.read_bytes())
+        except (ValueError, UnsupportedAlgorithm):
+            public = None
+        if public != private.public_key():
+            raise OSError(f"{self.public_file} does not belong to {self._private_file}; {again}")
+        return private
+
     def _make(self) -> None:
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         private = key.private_bytes(
@@ -73,8 +88,13 @@ class Issuer:
         public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        with os.fdopen(
-            os.open(self._private_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
-        ) as file:
-            file.write(private)
-        self.public_file.write_bytes(public)
+        _write(self._private_file, private, mode=0o600)
+        _write(self.public_file, public, mode=0o644)
+
+
+def _write(file: Path, content: bytes, *, mode: int) -> None:
+    """All of it or nothing."""
+    unfinished = file.with_suffix(".tmp")
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as out:
+        out.write(content)
+    unfinished.replace(file)

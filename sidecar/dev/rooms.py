@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+FILE = Path(__file__).with_name("rooms.toml")
 
 Role = Literal["owner", "moderator", "member", "suspended"]
 ROLE_NUMBERS: dict[Role, int] = {"owner": 100, "moderator": 50, "member": 0, "suspended": -1}
@@ -50,6 +53,15 @@ class BadSample(Exception):
     def __init__(self, file: Path, problems: list[str]) -> None:
         super().__init__("\n".join(f"{file}: {problem}" for problem in problems))
         self.problems = problems
+
+
+def own_file(directory: Path) -> Path:
+    """The sample file in `directory`, for editing; made when first needed. Raises: OSError."""
+    file = directory / FILE.name
+    if not file.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(FILE, file)
+    return file
 
 
 def read(file: Path) -> Sample:
