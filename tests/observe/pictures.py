@@ -15,9 +15,6 @@ import time
 from pathlib import Path
 
 import grpc
-import matplotlib as mpl
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
 from websockets.exceptions import WebSocketException
 
 from observability import dashboard
@@ -26,14 +23,15 @@ from tests.authority import Authority
 from tests.chat_service import ChatServiceDouble
 from tests.client.desk import run_browser
 from tests.harness import ROOT, Sidecar, auth_settings, run_sidecar
+from tests.observe import panels
 from tests.observe.load import Load
+from tests.observe.panels import Number, Panel, Series
 from tests.observe.prometheus import Prometheus, run_prometheus
 
 DOCS = ROOT / "docs"
 SECONDS = 100
 OUTAGE = range(60, 75)
 VARIABLES = {"$job": ".*", "$instance": ".*", "$room": ".*", "$__rate_interval": "10s", "$__range": "2m"}
-PALETTE = ("#1f6feb", "#c2570c", "#1a7f37", "#8250df", "#bf3989", "#57606a", "#9a6700", "#0a7ea4")
 
 
 async def main() -> None:
@@ -59,21 +57,24 @@ async def main() -> None:
                 targets = {"sphere-sidecar": [f"127.0.0.1:{sidecar.ops_port}"]}
                 async with run_prometheus(targets, interval_ms=1000) as prometheus:
                     begun = time.time()
-                    await run_load(Load(sidecar, chat, issuer), credentials)
+                    away = await run_load(Load(sidecar, chat, issuer), credentials)
+                    end = time.time()
                     await live_page(sidecar)
-                    await panels(prometheus, begun + 8, time.time())
+                    await dashboard_pictures(prometheus, begun + 8, end, away)
         finally:
             await chat.stop()
 
 
-async def run_load(load: Load, credentials: grpc.ServerCredentials) -> None:
-    """Rooms fill and empty, people signal, some are refused; for a while the chat service is away."""
+async def run_load(load: Load, credentials: grpc.ServerCredentials) -> tuple[float, float]:
+    """Rooms fill and empty, people signal, some are refused; the time when the chat service was away."""
     rng = random.Random(7)
     await load.fill(2, 2, 3, 4, 6, 8)
     for second in range(SECONDS):
         if second == OUTAGE.start:
+            left = time.time()
             await load.chat.stop()
         if second == OUTAGE.stop:
+            back = time.time()
             await load.chat.start(credentials=credentials)
         async with asyncio.timeout(20):
             await load.talk()
@@ -87,6 +88,7 @@ async def run_load(load: Load, credentials: grpc.ServerCredentials) -> None:
                 else:
                     load.people[room].append(await load.enter(room))
         await asyncio.sleep(0.7)
+    return left, back
 
 
 async def live_page(sidecar: Sidecar) -> None:
@@ -100,8 +102,9 @@ async def live_page(sidecar: Sidecar) -> None:
             await context.close()
 
 
-async def panels(prometheus: Prometheus, start: float, end: float) -> None:
-    mpl.rcParams |= {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+async def dashboard_pictures(
+    prometheus: Prometheus, start: float, end: float, away: tuple[float, float]
+) -> None:
     rows: dict[str, list[dict]] = {}
     for panel in json.loads(dashboard.FILE.read_text())["panels"]:
         if panel["type"] == "row":
@@ -111,20 +114,13 @@ async def panels(prometheus: Prometheus, start: float, end: float) -> None:
     for title, shown in rows.items():
         if title == "Bus":
             continue  # one replica alone has none
-        plots = [panel for panel in shown if panel["type"] == "timeseries"]
-        numbers = [panel for panel in shown if panel["type"] == "stat"]
-        lines = -(-len(plots) // 3)
-        figure = plt.figure(figsize=(11, 2.6 * lines + bool(numbers)), dpi=80, layout="constrained")
-        below = figure
-        if numbers:
-            above, below = figure.subfigures(2, 1, height_ratios=(1, 2.6 * lines))
-            for axes, panel in zip(above.subplots(1, len(numbers)), numbers, strict=True):
-                await draw_number(axes, prometheus, panel, start, end)
-        for axes, panel in zip(below.subplots(lines, 3).flat, plots, strict=True):
-            await draw_plot(axes, prometheus, panel, start, end)
-        name = title.lower().replace(" and ", " ").replace(" ", "-")
-        figure.savefig(DOCS / f"dashboard-{name}.png")
-        plt.close(figure)
+        panels.draw(
+            DOCS / f"dashboard-{title.lower().replace(' and ', ' ').replace(' ', '-')}.png",
+            [await number(prometheus, panel, start, end) for panel in shown if panel["type"] == "stat"],
+            [await plot(prometheus, panel, start, end) for panel in shown if panel["type"] == "timeseries"],
+            begin=start - end,
+            away=(away[0] - end, away[1] - end),
+        )
 
 
 async def ask(prometheus: Prometheus, target: dict, start: float, end: float):
@@ -134,64 +130,43 @@ async def ask(prometheus: Prometheus, target: dict, start: float, end: float):
     return await prometheus.query_range(expression, start=start, end=end, step=1)
 
 
-async def draw_number(axes: Axes, prometheus: Prometheus, panel: dict, start: float, end: float) -> None:
+async def number(prometheus: Prometheus, panel: dict, start: float, end: float) -> Number:
     series = await ask(prometheus, panel["targets"][0], start, end)
     value = series[0][1][-1][1] if series else float("nan")
-    axes.axis("off")
-    axes.set_title(panel["title"], fontsize=7, color="#57606a")
-    color = "#1b2430"
-    for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]:
+    defaults = panel["fieldConfig"]["defaults"]
+    level = ""
+    for step in defaults["thresholds"]["steps"]:
         if step["value"] is None or value >= step["value"]:
-            color = {"green": "#1a7f37", "orange": "#9a6700", "red": "#c62828"}.get(step["color"], "#1b2430")
-    axes.text(0.5, 0.4, shown_as(value, panel), ha="center", va="center", fontsize=15, color=color)
+            level = step["color"]
+    size, unit = panels.scaled(defaults["unit"], value)
+    return Number(panel["title"], f"{round(value / size, 1):,g}{unit}" if series else "–", level)
 
 
-def shown_as(value: float, panel: dict) -> str:
-    match panel["fieldConfig"]["defaults"]["unit"]:
-        case "percentunit":
-            return f"{value:.1%}"
-        case "s":
-            return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
-        case _:
-            return f"{value:g}"
-
-
-async def draw_plot(axes: Axes, prometheus: Prometheus, panel: dict, start: float, end: float) -> None:
-    number = 0
+async def plot(prometheus: Prometheus, panel: dict, start: float, end: float) -> Panel:
+    found = []
     for target in panel["targets"]:
         for labels, points in await ask(prometheus, target, start, end):
             legend = target["legendFormat"]
-            shown = labels | {"instance": "replica-0", "room": labels.get("room", "")[:8]}
+            shown = labels | {
+                "instance": "replica-0",
+                "room": labels.get("room", "")[:8],
+                "method": labels.get("method", "").replace("Memberships", "").replace("Membership", ""),
+            }
             for name, value in shown.items():
                 legend = legend.replace(f"{{{{{name}}}}}", value)
-            times, values = with_gaps(points, start)
-            axes.plot(times, values, color=PALETTE[number % len(PALETTE)], lw=1, label=legend)
-            number += 1
-    axes.set_title(panel["title"], fontsize=9, loc="left")
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(0, end - start)
-    axes.grid(visible=True, axis="y", color="#dfe3e8", lw=0.5)
-    unit = {"s": "seconds", "ops": "per second", "Bps": "bytes per second", "bytes": "bytes"}
-    axes.set_ylabel(unit.get(panel["fieldConfig"]["defaults"]["unit"], ""), fontsize=7)
-    if number:
-        axes.legend(
-            fontsize=6,
-            frameon=False,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.1),
-            ncols=2 if "{{method}}" in panel["targets"][0]["legendFormat"] else 3,
-        )
+            found.append(Series(legend, *with_gaps(points, end)))
+    return Panel(panel["title"], panel["fieldConfig"]["defaults"]["unit"], found)
 
 
-def with_gaps(points: list[tuple[float, float]], start: float) -> tuple[list[float], list[float]]:
-    """Seconds since `start` and values; nothing is drawn where a series had no value."""
+def with_gaps(points: list[tuple[float, float]], end: float) -> tuple[list[float], list[float]]:
+    """Seconds to `end`, below zero, and values; nothing is drawn where a series had no value."""
     times: list[float] = []
     values: list[float] = []
     for at, value in points:
-        if times and at - start - times[-1] > 1.5:
+        if times and at - end - times[-1] > 1.5:
             times.append(times[-1] + 1)
             values.append(float("nan"))
-        times.append(at - start)
+        times.append(at - end)
         values.append(value)
     return times, values
 
