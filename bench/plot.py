@@ -26,6 +26,7 @@ LINE, LETTER = 21, 10.5
 BEHIND_MS = 100
 """Who answers later has fallen behind: how much later tells how long the run was, and nothing of the server."""
 STYLE = """
+svg { color: #24292f }
 text { fill: #24292f; font: 14px system-ui, sans-serif } .title { font-size: 17px; font-weight: 600 }
 .quiet { fill: #636c76 } .ours { font-weight: 600 } .middle { text-anchor: middle } .end { text-anchor: end }
 .paper { fill: #fff } .band { fill: #f3f4f6 } .grid { stroke: #dde1e6 } .in { fill: currentColor }
@@ -33,8 +34,8 @@ text { fill: #24292f; font: 14px system-ui, sans-serif } .title { font-size: 17p
 .line, .cross { fill: none; stroke: currentColor; stroke-width: 2.5; stroke-linejoin: round; stroke-linecap: round }
 .line { stroke-width: 5; opacity: 0.5 } .sidecar .line { stroke-width: 2.5; opacity: 1 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3 } .quiet { fill: #9198a1 } .paper { fill: #0d1117 } .band { fill: #191f27 }
-  .grid { stroke: #2f363e } .label { stroke: #0d1117 }
+  svg { color: #e6edf3 } text { fill: #e6edf3 } .quiet { fill: #9198a1 } .paper { fill: #0d1117 }
+  .band { fill: #191f27 } .grid { stroke: #2f363e } .label { stroke: #0d1117 }
 }
 @media (max-width: 500px) { text { font-size: 18px } .title { font-size: 21px } }
 """
