@@ -232,7 +232,7 @@ def test_dev_says_in_a_line_that_another_key_file_is_no_good(tmp_path):
     (tmp_path / "key.pem").write_text("no key at all")
     refused = command("dev", cwd=tmp_path, SIDECAR_JWT_PUBLIC_KEY_FILE="key.pem", **ANY_PORTS)
     assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1].startswith("key.pem: ")
+    assert refused.stderr.splitlines()[-1].startswith("SIDECAR_JWT_PUBLIC_KEY_FILE: 'key.pem'")
 
 
 def test_a_first_run_cut_short_leaves_no_half_key(tmp_path):
