@@ -14,6 +14,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
+from sidecar.auth.claims import MAX_SESSION_ID_CHARACTERS
 from sidecar.bus.digests import Digests, digest_of
 from sidecar.bus.stream import StreamReader
 from sidecar.guid import canonical_guid
@@ -29,7 +30,6 @@ HELD = 1_000_000
 TELL_SECONDS = 0.25
 """How long news wait for more: whoever is told looks at every connection."""
 STREAM_RETRY_SECONDS = 5.0
-MAX_SESSION_ID_CHARACTERS = 256
 
 
 class _Revoked(msgspec.Struct):
