@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -27,19 +28,15 @@ class OffLoop(Generic[T]):
         return await asyncio.shield(self._running)
 
     def _run(self, loop: asyncio.AbstractEventLoop, running: asyncio.Future[T]) -> None:
-        result: T | None = None
-        problem: Exception | None = None
+        tell: Callable[[], None]
         try:
-            result = self._work()
+            tell = partial(running.set_result, self._work())
         except Exception as error:  # noqa: BLE001 - it is whoever waits that it concerns
-            problem = error
-
-        def tell() -> None:
-            if problem is not None:
-                running.set_exception(problem)
-                running.exception()  # nobody may wait any more
-            else:
-                running.set_result(result)  # type: ignore[arg-type]  # a T where there is no problem
-
+            tell = partial(_fail, running, error)
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(tell)
+
+
+def _fail(running: asyncio.Future[T], error: Exception) -> None:
+    running.set_exception(error)
+    running.exception()  # nobody may wait any more
