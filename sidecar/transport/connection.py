@@ -88,9 +88,8 @@ class Connection(FrameReader):
         self.wheel_previous: Link | None = None
         self._due_at = 0.0  # of the next message at an even pace: GCRA's theoretical arrival time
         self._conduct: Conduct | None = None  # from its first misbehaviour on
-        self._tokens: tuple[
-            str, ...
-        ] = ()  # of `auth.refresh`es not answered yet, the first of them being judged
+        # Of `auth.refresh`es not answered yet, the first of them being judged.
+        self._tokens: tuple[str, ...] = ()
         self._refreshing: asyncio.Task[None] | None = None
         self.opened_at = self._heard_at
         self._proved_at = self.opened_at  # when its newest token came: the first a moment before

@@ -35,7 +35,10 @@ def metrics_of(*, max_rooms: int = 0, room_label: bool = True, clock: Clock | No
     )
 
 
-def hub_of(metrics: Metrics) -> Hub:
+def hub_of(
+    metrics: Metrics, *, stale: bool = False, breaker_open: bool = False, bus_connected: bool | None = None
+) -> Hub:
+    """A hub that `metrics` watches, in a process whose state is as the arguments say; `bus_connected` None: no bus."""
     hub = Hub(
         bus=LocalBus(),
         schedule=lambda flush: flush,
@@ -48,8 +51,10 @@ def hub_of(metrics: Metrics) -> Hub:
         hub=hub,
         connections=lambda: 0,
         unsent_bytes=lambda: 0,
-        stale=lambda: False,
-        breaker_open=lambda: False,
+        stale=lambda: stale,
+        breaker_open=lambda: breaker_open,
+        bus_configured=bus_connected is not None,
+        bus_connected=lambda: bool(bus_connected),
     )
     return hub
 
