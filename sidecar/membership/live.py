@@ -82,9 +82,8 @@ class LiveMemberships:
         self._clock = clock
         self._slots: tuple[dict[MemberKey, Live], ...] = tuple({} for _ in range(_SLOTS))
         self._batch_turns = asyncio.Semaphore(_MAX_BATCHES)
-        self._unverified: dict[
-            MemberKey, float
-        ] = {}  # keys whose last re-check failed, and when the first did
+        # Keys whose last re-check failed, and when the first of those that did was asked.
+        self._unverified: dict[MemberKey, float] = {}
         self._urgent: dict[MemberKey, None] = {}
         self._urgency = asyncio.Event()
         self._hurried_slots = 0
