@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import structlog
 
+from sidecar import grpc_threads
 from sidecar._proto.dyson.chat.v1.membership_pb2_grpc import ChatMembershipServiceStub
 from sidecar.off_loop import OffLoop
 
@@ -131,13 +132,15 @@ class Channel:
 
     def _open(self, pems: tuple[bytes | None, ...]) -> grpc.aio.Channel:
         if self._tls is None:
-            return grpc.aio.insecure_channel(self._target, options=self._options)
+            with grpc_threads.patient():
+                return grpc.aio.insecure_channel(self._target, options=self._options)
         ca, cert, key = pems
         credentials = grpc.ssl_channel_credentials(
             root_certificates=ca, private_key=key, certificate_chain=cert
         )
         named = (("grpc.ssl_target_name_override", self._tls.server_name),) if self._tls.server_name else ()
-        return grpc.aio.secure_channel(self._target, credentials, options=(*self._options, *named))
+        with grpc_threads.patient():
+            return grpc.aio.secure_channel(self._target, credentials, options=(*self._options, *named))
 
     def _use(self, channel: grpc.aio.Channel) -> None:
         self._current = channel

@@ -18,6 +18,7 @@ from opentelemetry.trace import Tracer as OtelTracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import sidecar
+from sidecar import grpc_threads
 from sidecar.errors import Refusal
 from sidecar.membership.service import Metadata
 from sidecar.observe.tracing import Outcome, Trace
@@ -44,7 +45,8 @@ class OpenTelemetry:
         )
         attributes = {"service.version": sidecar.__version__} | ({} if named else {"service.name": SERVICE})
         self._provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
-        self._exporter = OTLPSpanExporter()
+        with grpc_threads.patient():
+            self._exporter = OTLPSpanExporter()
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer(__name__, sidecar.__version__)
 
