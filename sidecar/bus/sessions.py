@@ -47,7 +47,8 @@ class RevokedSessions:
         self._latest, self._before = Digests(), Digests()
 
     def __contains__(self, session_id: object) -> bool:
-        return isinstance(session_id, str) and self._has(_digest(session_id))
+        anything = self._latest or self._before  # without a bus there never is
+        return bool(anything) and isinstance(session_id, str) and self._has(_digest(session_id))
 
     def __len__(self) -> int:
         return len(self._latest) + len(self._before)

@@ -6,8 +6,8 @@ OpenTelemetry is imported otherwise.
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
@@ -71,7 +71,7 @@ class Untraced:
     def handshake(self, traceparent: str | None, tracestate: str | None) -> Trace:
         trace_id = trace_id_of(traceparent)
         if traceparent is None or trace_id is None:
-            new = secrets.token_hex(24)
+            new = f"{random.getrandbits(192):048x}"
             trace_id = new[:32]
             return _Passing(trace_id, (("traceparent", f"00-{trace_id}-{new[32:]}-00"),))
         parent = ("traceparent", traceparent.strip())

@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 from sidecar.errors import Refusal, RefusalCode
 from sidecar.signaling.counters import RoomCounterBook
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.presence import Member, Outlet
 from sidecar.signaling.room import Bus, Instruments, Participant, Room
+
+
+class Entering:
+    """`async with` it: whether there was anything to wait for; if so, what the caller knows otherwise has aged."""
+
+    __slots__ = ("_bus", "_close_room", "_open_room", "_room", "_room_id")
+
+    def __init__(
+        self,
+        room_id: str,
+        *,
+        bus: Bus,
+        open_room: Callable[[str], Room],
+        close_room: Callable[[Room], None],
+    ) -> None:
+        self._room_id = room_id
+        self._bus = bus
+        self._open_room = open_room
+        self._close_room = close_room
+
+    async def __aenter__(self) -> bool:
+        room = self._room = self._open_room(self._room_id)
+        room.expected += 1
+        try:
+            waits = not self._bus.settled(room.id)
+            if waits:
+                await self._bus.settle(room.id)
+        except BaseException:
+            self._end()
+            raise
+        return waits
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._room.expected -= 1
+        self._close_room(self._room)
 
 
 class Hub:
@@ -47,22 +84,9 @@ class Hub:
         if most and self._connections_of.get(account_id, 0) >= most:
             raise Refusal(RefusalCode.TOO_MANY_CONNECTIONS, f"this account has its {most} connections")
 
-    @asynccontextmanager
-    async def entering(self, room_id: str) -> AsyncIterator[bool]:
-        """Keep a room open for someone about to join it, and wait until those in it elsewhere are known.
-
-        Whether there was anything to wait for: if so, the caller's knowledge of everything else has aged.
-        """
-        room = self._open(room_id)
-        room.expected += 1
-        try:
-            waits = not self._bus.settled(room_id)
-            if waits:
-                await self._bus.settle(room_id)
-            yield waits
-        finally:
-            room.expected -= 1
-            self._close_if_empty(room)
+    def entering(self, room_id: str) -> Entering:
+        """Keep a room open for someone about to join it, and wait until those in it elsewhere are known."""
+        return Entering(room_id, bus=self._bus, open_room=self._open, close_room=self._close_if_empty)
 
     def join(
         self,

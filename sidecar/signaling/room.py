@@ -254,7 +254,8 @@ class Room:
         arrival = _presence_signal("connection-joined" if there else "user-joined", presence)
         for dialect in dialects:  # now: nobody is here who could not be told of
             arrival.frame(dialect)
-        self._say(arrival, None)
+        if self.members:
+            self._say(arrival, None)
         self.accounts[account_id] = (*there, presence)
 
     def _vanish(self, presence: Presence) -> None:

@@ -23,7 +23,7 @@ CALLS_BETWEEN_TWO = 44
 CALLS_OF_TWO_IN_ONE_READ = 100
 CALLS_A_MESSAGE = 57
 CALLS_A_RECEIVER = 3
-CALLS_OF_AN_ACCEPT = 660
+CALLS_OF_AN_ACCEPT = 540
 BYTES_OF_A_BURST = 500_000
 """At most in use for fifty messages at once in a room of 100; for each speaker's own bytes at once it was 3.7 MB."""
 

@@ -42,8 +42,8 @@ LAST_DEFENCE = {
 beyond it."""
 
 BOOKS = {
-    "Hub.entering", "Connections.leave", "Connections.lost", "Connection.connection_lost", "Directory.unfollow",
-    "LiveMemberships.remove",
+    "Entering.__aexit__", "Entering._end", "Connections.leave", "Connections.lost", "Connection.connection_lost",
+    "Directory.unfollow", "LiveMemberships.remove",
 }  # fmt: skip
 """Who left is struck out here: a bug in that leaves an entry too many, and hangs nobody."""
 
