@@ -176,6 +176,7 @@ async def test_a_bot_joins_with_an_api_key_without_exp_and_a_person_may_not_carr
     [
         ("https://app.example.org", 400),
         ("https://x.y.example.net", 400),
+        ("https://chat_app.example.net", 400),
         ("https://example.net", 403),
         ("http://app.example.org", 403),
         ("https://app.example.org.evil.example", 403),

@@ -55,6 +55,31 @@ async def listening(server, *, days_later: float = 0):
         await replica.close()
 
 
+async def test_a_listener_that_fails_takes_its_subscription_along(server, monkeypatch):
+    bad, client = [], await nats.connect(server.url)
+    events = SessionEvents(
+        subject=SUBJECT,
+        stream=STREAM,
+        revoked=RevokedSessions(),
+        on_revoked=lambda _sessions: None,
+        on_bad_event=lambda: bad.append(1),
+    )
+    with monkeypatch.context() as broken:
+        broken.setattr(StreamReader, "read", None)  # to call it fails
+        for _ in range(3):
+            with pytest.raises(ExceptionGroup):
+                await events.follow(client)
+    following = asyncio.create_task(events.follow(client))
+    await asyncio.wait_for(events.caught_up.wait(), 10)
+    await client.publish(SUBJECT, b"no event")
+    await until(lambda: bad)
+    await client.flush()
+    assert bad == [1]  # heard once, not four times
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    await client.close()
+
+
 def ended(session: str) -> bytes:
     return json.dumps({"session_id": session}).encode()
 

@@ -88,6 +88,19 @@ async def test_a_replica_hears_only_rooms_with_people_of_its_own(fleet, chat, is
         assert (await three.metrics())["sphere_sidecar_bus_received_total"] == 0
 
 
+@pytest.mark.parametrize(("max_message_bytes", "told"), [(30_000, False), (65_536, True), (0, True)])
+async def test_an_operator_is_told_where_the_server_is_too_small_for_signals(
+    start, tmp_path, max_message_bytes, told
+):
+    async with (
+        run_nats(tmp_path, "max_payload: 65536") as server,
+        start(bus_url=server.url, max_message_bytes=max_message_bytes) as sidecar,
+    ):
+        await sidecar.logged("started")  # which waits for the bus
+        warnings = [line for line in sidecar.log if "too big for this server" in line["event"]]
+        assert [line["server_max_payload"] for line in warnings] == [65_536] * told
+
+
 async def test_the_people_of_a_killed_replica_leave_once_each_within_the_timeout(fleet, chat, issuer):
     room = guid()
     watcher, twice, once = guid(), guid(), guid()

@@ -135,9 +135,18 @@ async def test_no_token_is_in_a_span(start, chat, issuer, collector):
             assert part.encode() not in sent
 
 
-async def test_spans_still_queued_are_sent_before_the_end(start, chat, issuer, collector, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_SERVICE_NAME", "my-sidecar"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test,service.name=my-sidecar"),
+    ],
+)
+async def test_spans_still_queued_are_sent_before_the_end_under_the_name_it_was_given(
+    start, collector, monkeypatch, name, value
+):
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
-    monkeypatch.setenv("OTEL_SERVICE_NAME", "my-sidecar")
+    monkeypatch.setenv(name, value)
     async with start(drain_seconds=0) as sidecar:
         await sidecar.probe(guid())
         assert collector.spans == []

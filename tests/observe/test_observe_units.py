@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 import time
 
 import pytest
@@ -42,10 +43,17 @@ def test_a_counter_has_what_is_expected_at_zero_and_counts_the_rest_as_it_comes(
     assert tally.total() == 2
 
 
+def _of_no_version(pem: bytes) -> bytes:
+    """The certificate, said to be of X.509's version 9."""
+    version = b"\xa0\x03\x02\x01"
+    der = ssl.PEM_cert_to_DER_cert(pem.decode()).replace(version + b"\x02", version + b"\x08", 1)
+    return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
 def test_of_a_chain_the_certificate_that_ends_first_counts():
     long, short = Authority(days=300).pem, Authority(days=3).pem
     key = Authority().issue("somebody").key
-    found = lives(chain=long + short, none=None, garbage=b"nonsense", key_only=key)
+    found = lives(chain=long + short, none=None, garbage=b"nonsense", key_only=key, odd=_of_no_version(short))
     assert found.keys() == {"chain"}
     assert found["chain"].end - time.time() < 3.1 * 86400
     assert found["chain"].start < time.time()
