@@ -25,6 +25,7 @@ from sidecar.signaling.counters import RoomCounters
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import Signal
+from sidecar.signaling.presence import Outlet
 
 SDP = json.dumps(
     {"sdp": "v=0\r\n" + "a=candidate:1 1 udp 2122260223 192.0.2.1 54400 typ host\r\n" * 16}
@@ -72,20 +73,22 @@ class Observer:
         self.gaps += 1
 
 
-class Outlet:
+class Listener(Outlet):
     """Counts packets; notes when the last came, and how long a stamped one took."""
 
     def __init__(self):
-        self.packets = 0
+        super().__init__(self)
         self.latencies = []
         self.stamped = False
 
-    def write(self, frames, packets):
-        self.packets += packets
+    def fail(self, error):
+        raise error
+
+    def write(self, data):
         if self.stamped:
-            at = frames.find(b'"stamp":')
+            at = data.find(b'"stamp":')
             if at >= 0:
-                self.latencies.append(time.monotonic() - float(frames[at + 8 :].split(b"}", 1)[0]))
+                self.latencies.append(time.monotonic() - float(data[at + 8 :].split(b"}", 1)[0]))
 
 
 class Replica:
@@ -111,7 +114,7 @@ class Replica:
             max_connections_per_account=0,
         )
         self.members = {}
-        self.outlet = Outlet()
+        self.outlet = Listener()
 
     async def connect(self):
         await self.nats.start()
@@ -184,7 +187,7 @@ def serve(url: str, pipe: PipeEnd) -> None:
                         "taken": replica.observer.taken,
                         "sent": replica.observer.sent,
                         "gaps": replica.observer.gaps,
-                        "packets": replica.outlet.packets,
+                        "packets": replica.outlet.packets_out,
                         "latencies": replica.outlet.latencies,
                         "remotes": remotes,
                     }

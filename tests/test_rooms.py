@@ -14,28 +14,30 @@ from sidecar.observe.refusals import Refusals
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import PacketError, Signal
+from sidecar.signaling.presence import Outlet
 from tests.harness import guid
 
 ROOMS = [guid() for _ in range(2)]
 ACCOUNTS = [guid() for _ in range(3)]
 
 
-class Outlet:
+class Reader(Outlet):
     """Reads back the frames written to one member."""
 
     def __init__(self) -> None:
+        super().__init__(self)
         self.packets: list[dict] = []
 
-    def write(self, frames: bytes, packets: int) -> None:
-        count = 0
-        while frames:
-            size, start = frames[1], 2
+    def fail(self, error: Exception) -> None:
+        raise error
+
+    def write(self, data: bytes) -> None:
+        while data:
+            size, start = data[1], 2
             if size == 126:
-                size, start = int.from_bytes(frames[2:4]), 4
-            self.packets.append(json.loads(frames[start : start + size]))
-            frames = frames[start + size :]
-            count += 1
-        assert count == packets
+                size, start = int.from_bytes(data[2:4]), 4
+            self.packets.append(json.loads(data[start : start + size]))
+            data = data[start + size :]
 
 
 class Rooms(RuleBasedStateMachine):
@@ -63,7 +65,7 @@ class Rooms(RuleBasedStateMachine):
         room=st.sampled_from(ROOMS), account=st.sampled_from(ACCOUNTS), dialect=st.sampled_from(list(Dialect))
     )
     def join(self, room, account, dialect):
-        outlet, connection = Outlet(), guid()
+        outlet, connection = Reader(), guid()
         identity = Identity(account_id=account, name="n", nick="", profile=b"{}", updated_at=None)
         devices = [c for c, (_, where, who, _) in self.members.items() if (where, who) == (room, account)]
         member, before = self.hub.join(
@@ -140,6 +142,7 @@ class Rooms(RuleBasedStateMachine):
                 assert info["id"] == account
                 got.append((data["type"], sender, data["data"]))
             assert got == self.expected[connection]
+            assert outlet.packets_out == len(got)
         assert self.metrics.rooms.totals().delivered == self.delivered
 
     @invariant()

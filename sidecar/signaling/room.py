@@ -288,7 +288,8 @@ class Room:
         if envelope.type == "answer":
             self._answered(envelope, self.members.values())
         try:
-            receiver.write(frame, 1)
+            receiver.sink.write(frame)
+            receiver.packets_out += 1
         except Exception as error:  # noqa: BLE001 - as in flush
             receiver.fail(error)
         counters = self.counters
@@ -350,7 +351,8 @@ class Room:
             written = frames[0] if packets == 1 else b"".join(frames)
             for outlet in receivers:
                 try:
-                    outlet.write(written, packets)
+                    outlet.sink.write(written)
+                    outlet.packets_out += packets
                 except Exception as error:  # noqa: BLE001 - it ends this receiver and no other
                     outlet.fail(error)
         self.counters.delivered += deliveries
@@ -374,7 +376,8 @@ class Room:
             try:
                 frames = for_one(member, said or ())
                 if frames:
-                    member.outlet.write(b"".join(frames), len(frames))
+                    member.outlet.sink.write(b"".join(frames))
+                    member.outlet.packets_out += len(frames)
             except Exception as error:  # noqa: BLE001 - as in flush
                 member.outlet.fail(error)
 

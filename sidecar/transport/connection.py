@@ -22,6 +22,7 @@ from sidecar.signaling.room import Participant
 from sidecar.transport import refresh
 from sidecar.transport.conduct import Conduct
 from sidecar.transport.frames import FrameReader
+from sidecar.transport.outflow import NOWHERE
 
 if TYPE_CHECKING:
     from sidecar.transport.connections import Connections
@@ -115,13 +116,14 @@ class Connection(FrameReader):
             transport.set_write_buffer_limits(high=0)
             # Answers to earlier requests may be unsent. The transport told whoever had it then, and not again now.
             self._congested = transport.get_write_buffer_size() > 0
+            self.sink = self if self._congested else transport
             self._look_again()
             begin += self._home.welcome(self, others)
         except Exception as error:  # noqa: BLE001 - as in data_received
             transport.write(head)
             self.fail(error)
         self._allowance = len(begin)
-        self.write(begin, 1)
+        self.send(begin)
         if not self._congested:
             self._allowance = 0
         transport.resume_reading()
@@ -303,12 +305,12 @@ class Connection(FrameReader):
 
     def drain(self, *, reconnect_after_ms: int) -> None:
         """Ask the client to come back elsewhere, and close."""
-        self.write(replies.reconnect(self.member.dialect, after_ms=reconnect_after_ms), 1)
+        self.send(replies.reconnect(self.member.dialect, after_ms=reconnect_after_ms))
         self.end(errors.DRAINING)
 
     def refuse_and_end(self, problem: PacketError, disconnect: Disconnect) -> None:
         """Say why in an `error` packet, and close."""
-        self.write(replies.error(self.member.dialect, problem), 1)
+        self.send(replies.error(self.member.dialect, problem))
         self.end(disconnect)
 
     def end(self, disconnect: Disconnect) -> None:
@@ -335,7 +337,7 @@ class Connection(FrameReader):
 
     def _leave(self, disconnect: Disconnect) -> Disconnect:
         """Out of the room, with `CLOSE_SECONDS` left to live. Returns why it ends: a bug on the way is a new reason."""
-        self.disconnect = disconnect
+        self.disconnect, self.sink = disconnect, NOWHERE
         self._fragments = None
         try:
             self._home.wheel.set(self, monotonic() + CLOSE_SECONDS)

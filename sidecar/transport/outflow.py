@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
 from sidecar.errors import Disconnect
+from sidecar.signaling.presence import Outlet, Sink
 
 if TYPE_CHECKING:
     from sidecar.transport.connections import Connections
 
 
-class FrameWriter(asyncio.Protocol, ABC):
+class _Nowhere:
+    """The sink of a connection that ends: nothing more is said to its peer."""
+
+    def write(self, data: bytes) -> None:
+        pass
+
+
+NOWHERE: Final[Sink] = _Nowhere()
+
+
+class FrameWriter(Outlet, asyncio.Protocol):
     """Writes whole frames to a peer and never waits: what the kernel does not take is kept, within a bound.
 
-    The first class of `Connection`'s, for the sake of its slots: they stand together at the front of the object, and
-    are all that a delivery touches of its receiver. In one of many rooms each cache line more is a way to memory.
+    Its sink is the transport itself while that passes on at once what it gets, this object while it piles up there.
     """
 
-    __slots__ = ("_allowance", "_congested", "_home", "_transport", "disconnect", "packets_out")
+    __slots__ = ("_allowance", "_congested", "_home", "_transport", "disconnect")
 
     def __init__(self, *, home: Connections) -> None:
+        super().__init__(NOWHERE)
         self._home = home
         self._transport: asyncio.Transport
         self._congested = False  # the kernel took no more: unsent bytes are with us
         self._allowance = 0  # the first packet's bytes, not counted against the send buffer while unsent
         self.disconnect: Disconnect | None = None
         """Why it ends or ended; None while it is open."""
-        self.packets_out = 0
 
     @abstractmethod
     def end(self, disconnect: Disconnect) -> None:
@@ -39,25 +49,22 @@ class FrameWriter(asyncio.Protocol, ABC):
     def cut(self, disconnect: Disconnect) -> None:
         """End it without a word."""
 
-    @abstractmethod
-    def fail(self, error: Exception) -> None:
-        """A bug of ours: end this connection, and no other."""
+    def write(self, data: bytes) -> None:
+        """Take frames that have to wait: the sink of a peer that reads slowly."""
+        self._transport.write(data)
+        self._bound_backlog()
 
-    def write(self, frames: bytes, packets: int) -> None:
-        """Send `frames`, whole ones with so many packets in them; nothing once the connection ends."""
-        if self.disconnect is not None:
-            return
+    def send(self, packet: bytes) -> None:
+        """Send the frame of a packet; nothing once the connection ends."""
         try:
-            self._transport.write(frames)  # on one that is closed: nothing, and we are about to be told
-            self.packets_out += packets
-            if self._congested:
-                self._bound_backlog()
-        except Exception as error:  # noqa: BLE001 - it ends this connection; the others in the room get theirs
+            self.sink.write(packet)  # to a transport that is closed: nothing, and we are about to be told
+            self.packets_out += 1
+        except Exception as error:  # noqa: BLE001 - a bug of ours ends this connection and no other
             self.fail(error)
 
     def reply(self, frame: bytes) -> None:
         """Answer the sender itself: the one thing that a peer who sends and never reads could pile up."""
-        self.write(frame, 1)
+        self.send(frame)
         self._hold_a_flood()
 
     def answer(self, data: bytes) -> None:
@@ -68,14 +75,17 @@ class FrameWriter(asyncio.Protocol, ABC):
     def pause_writing(self) -> None:
         self._congested = True
         if self.disconnect is None:
+            self.sink = self
             try:
                 self._bound_backlog()
-            except Exception as error:  # noqa: BLE001 - as in write
+            except Exception as error:  # noqa: BLE001 - as in send
                 self.fail(error)
 
     def resume_writing(self) -> None:
         self._congested = False
         self._allowance = 0
+        if self.disconnect is None:
+            self.sink = self._transport
         self._home.backlog.forget(self)
 
     def give_up(self) -> None:

@@ -19,10 +19,10 @@ from bench.accept import door
 from bench.path import Stage, client_frame
 
 # Calls of one message, from its frame's bytes to the writes to all others: what it costs by itself, and per receiver.
-CALLS_BETWEEN_TWO = 44
-CALLS_OF_TWO_IN_ONE_READ = 100
-CALLS_A_MESSAGE = 57
-CALLS_A_RECEIVER = 3
+CALLS_BETWEEN_TWO = 42
+CALLS_OF_TWO_IN_ONE_READ = 97
+CALLS_A_MESSAGE = 55
+CALLS_A_RECEIVER = 2
 CALLS_OF_AN_ACCEPT = 540
 BYTES_OF_A_BURST = 500_000
 """At most in use for fifty messages at once in a room of 100; for each speaker's own bytes at once it was 3.7 MB."""

@@ -18,7 +18,7 @@ from sidecar.signaling.counters import RoomCounters
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import Signal
-from sidecar.signaling.presence import Member
+from sidecar.signaling.presence import Member, Outlet
 from sidecar.signaling.room import Participant
 from sidecar.transport.frames import frame_header
 from tests.harness import guid, until
@@ -59,10 +59,11 @@ class Noted:
         self.gaps += 1
 
 
-class Person:
+class Person(Outlet):
     """One connection; it is its own outlet."""
 
     def __init__(self, account: str, name: str) -> None:
+        super().__init__(self)
         self.account = account
         self.name = name
         self.packets: list[dict] = []
@@ -70,11 +71,14 @@ class Person:
         self.welcome: list[Participant] = []
         self.hub: Hub
 
-    def write(self, frames: bytes, packets: int) -> None:
+    def fail(self, error: Exception) -> None:
+        raise error
+
+    def write(self, data: bytes) -> None:
         start = 0
-        while start < len(frames):
-            payload, start = frame_header(frames, start)
-            self.packets.append(json.loads(frames[payload:start])["data"])
+        while start < len(data):
+            payload, start = frame_header(data, start)
+            self.packets.append(json.loads(data[payload:start])["data"])
 
     @property
     def connection(self) -> str:

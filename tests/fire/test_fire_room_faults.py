@@ -6,7 +6,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from bench.path import client_frame
-from tests.fire.faults import Fault, World, one_world
+from tests.fire.faults import Fault, Injected, World, one_world
 from tests.harness import Client, guid, until
 
 BUG = ["connection failed"]
@@ -39,14 +39,16 @@ async def signals(client: Client, number: int) -> list[tuple[str, str]]:
     return [(packet["type"], packet["senderConnectionId"]) for packet in packets]
 
 
-async def fail_to_write(a: Client, b: Client) -> None:
+class BrokenSink:
+    def write(self, data: bytes) -> None:
+        raise Injected
+
+
+async def fail_to_write(world: World, a: Client, b: Client) -> None:
     """`a` says an offer, a bug keeps it from `b`, and that ends `b`."""
-    with Fault(
-        function="FrameWriter.write", when=lambda given: given["self"].member.connection_id == b.connection_id
-    ) as bug:
-        await a.send({"type": "offer", "data": {}})
-        assert (await b.closed())[0] == 1011
-    assert bug.thrown
+    world.running.connections.by_id[b.connection_id].sink = BrokenSink()
+    await a.send({"type": "offer", "data": {}})
+    assert (await b.closed())[0] == 1011
 
 
 async def assert_talk(a: Client, b: Client) -> None:
@@ -72,7 +74,7 @@ async def assert_sees_only(a: Client, newcomer: Client) -> None:
 
 async def test_a_receiver_whose_write_fails_ends_alone_and_the_others_get_everything(world, trio):
     a, b, c = trio
-    await fail_to_write(a, b)
+    await fail_to_write(world, a, b)
     assert await signals(c, 2) == [("offer", a.connection_id), ("user-left", b.connection_id)]
     assert await signals(a, 1) == [("user-left", b.connection_id)]
     await assert_talk(a, c)
@@ -83,7 +85,7 @@ async def test_of_two_a_receiver_whose_write_fails_ends_alone(world):
     room = guid()
     a, b = await world.join(room), await world.join(room)
     assert await signals(a, 1) == [("user-joined", b.connection_id)]
-    await fail_to_write(a, b)
+    await fail_to_write(world, a, b)
     assert await signals(a, 1) == [("user-left", b.connection_id)]
     assert world.traces() == BUG
 

@@ -8,7 +8,7 @@ from sidecar.observe.refusals import Refusals
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import Signal
-from sidecar.signaling.presence import Member
+from sidecar.signaling.presence import Member, Outlet
 from tests.harness import guid
 
 
@@ -20,8 +20,14 @@ class Clock:
         return self.now
 
 
-class Nowhere:
-    def write(self, frames: bytes, packets: int) -> None:
+class Nowhere(Outlet):
+    def __init__(self) -> None:
+        super().__init__(self)
+
+    def fail(self, error: Exception) -> None:
+        raise error
+
+    def write(self, data: bytes) -> None:
         pass
 
 
