@@ -199,9 +199,9 @@ class Room:
                 raise PacketError(
                     PacketErrorCode.TARGET_NOT_IN_ROOM, "nobody else in this room has that address"
                 )
-        # Of two, one hears only from the other: when that has said all there is to read, nothing is to wait for.
-        of_two = last and targets is None and len(self._outlets) == 2  # noqa: PLR2004
-        if of_two and self._said is None and len(self._dialects) == 1:
+        of_two = len(self._outlets) == 2 and len(self._dialects) == 1  # noqa: PLR2004
+        if of_two and last and targets is None and self._said is None:
+            # One of two hears only from the other: what that says alone in a read has nothing to wait for.
             self._tell_the_other(member, envelope)
         else:
             self._deliver(envelope, targets)
@@ -218,8 +218,6 @@ class Room:
             counters.others += 1
         if targets is None or (self.remotes and self._is_elsewhere(targets)):
             self._bus.publish(self.id, envelope)
-        if of_two and self._said is not None:
-            self.flush()
 
     def receive(self, envelope: Envelope) -> None:
         """A connection on another replica said something."""
