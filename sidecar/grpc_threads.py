@@ -13,8 +13,8 @@ def patient() -> Iterator[None]:
 
     One answer wakes several of gRPC's threads, one after the other. Where they share a core with the loop, the kernel
     stops it for each of them. As SCHED_BATCH (sched(7)) they have the same share of the core, once the loop waits or
-    its slice is over; on a core of their own nothing changes. Where the system knows or allows no such thing, and where
-    somebody scheduled all of this process otherwise, they are left alone.
+    its slice is over; on a core of their own they wait for nothing. Where the system knows or allows no such thing, and
+    where somebody scheduled all of this process otherwise, they are left alone.
     """
     try:
         ours = os.sched_getscheduler(0) == os.SCHED_OTHER  # of this thread, from which new ones have it

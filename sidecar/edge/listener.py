@@ -69,7 +69,7 @@ def signaling_app(*, handshake: Handshake, mount_prefixes: Sequence[str]) -> App
         return await handshake.answer(request, chat_id)
 
     # Sanic expects no response of such a handler: the connection may have left it.
-    realtime.is_websocket = True  # type: ignore[attr-defined]  # Sanic looks for it by name
+    realtime.is_websocket = True  # type: ignore[attr-defined]  # functions have no such attribute; Sanic looks for it on them
     for number, prefix in enumerate(mount_prefixes):
         app.add_route(
             realtime,
@@ -121,7 +121,7 @@ class _ImpatientHttp(HttpProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         whole = False
         try:
-            super().connection_made(transport)  # type: ignore[no-untyped-call]  # `untyped_calls_exclude` misses super()
+            super().connection_made(transport)  # type: ignore[no-untyped-call]  # Sanic's has no types
             cast(Lobby, self.connections).make_room()
             whole = self.transport is not None  # Sanic logs a bug of its own, and goes on
         finally:
@@ -149,7 +149,7 @@ class _ImpatientHttp(HttpProtocol):
             return
         if self._http is not None:
             self._http.upgrade_websocket = False
-        super().check_timeouts()  # type: ignore[no-untyped-call]  # `untyped_calls_exclude` misses super()
+        super().check_timeouts()  # type: ignore[no-untyped-call]  # Sanic's has no types
 
 
 def listen(host: str, port: int, *, backlog: int) -> socket.socket:

@@ -199,8 +199,8 @@ class Room:
                 raise PacketError(
                     PacketErrorCode.TARGET_NOT_IN_ROOM, "nobody else in this room has that address"
                 )
-        of_two = len(self._outlets) == 2 and len(self._dialects) == 1  # noqa: PLR2004
-        if of_two and last and targets is None and self._said is None:
+        alone = last and targets is None and self._said is None
+        if alone and len(self._outlets) == 2 and len(self._dialects) == 1:  # noqa: PLR2004
             # One of two hears only from the other: what that says alone in a read has nothing to wait for.
             self._tell_the_other(member, envelope)
         else:
