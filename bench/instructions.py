@@ -64,6 +64,11 @@ async def _play(library: ctypes.CDLL) -> None:
                 for _ in range(MEASURED):
                     stage.say(0)
         stage.close()
+    stage = Stage(size=8, quiet=True)
+    _say(stage, WARM)
+    with _counted(library, "message into silence, room of 8"):
+        _say(stage, MEASURED)
+    stage.close()
     stage = Stage(size=2, rooms=1000)
     _say(stage, WARM)
     with _counted(library, "message, room of 2 among 1,000"):

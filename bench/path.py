@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from math import inf
 
 import structlog
 
@@ -95,18 +96,33 @@ class _NobodyAsks:
         pass
 
 
+class Later:
+    """The rooms' schedule where whoever made it says when a tick ends."""
+
+    def __init__(self) -> None:
+        self.written_at = inf
+        self.work: list[Callable[[], None]] = []
+
+    def __call__(self, work: Callable[[], None]) -> None:
+        self.work.append(work)
+
+
 class Stage:
     """`rooms` rooms of `size`, everything on as in the shipped program. Make it inside a running loop.
 
-    `transport` is one for all, where what they count is of no interest.
+    `quiet`: the loop has time whenever somebody speaks. `transport` is one for all, where what they count is of no
+    interest.
     """
 
-    def __init__(self, *, size: int, rooms: int = 1, transport: CountingTransport | None = None) -> None:
-        self._ticks: list[Callable[[], None]] = []
+    def __init__(
+        self, *, size: int, rooms: int = 1, quiet: bool = False, transport: CountingTransport | None = None
+    ) -> None:
+        self._later = Later()
+        self._quiet = quiet
         metrics = Metrics(max_rooms=200, room_label=True, connections_limit=10_000, refusals=Refusals())
         hub = Hub(
             bus=LocalBus(),
-            schedule=self._ticks.append,
+            schedule=self._later,
             instruments=metrics,
             counters=metrics.rooms,
             max_room_connections=0,
@@ -165,16 +181,22 @@ class Stage:
         )  # fmt: skip
         return transport
 
-    def say(self, number: int = 0, *, messages: int = 1) -> None:
-        """Messages of the first room's member `number` in one read, from its bytes to the writes to the others."""
+    def say(self, number: int = 0, *, messages: int = 1, tick: bool = True) -> None:
+        """Messages of the first room's member `number` in one read, from its bytes to the writes to the others.
+
+        Without `tick` the end of the tick is still to come.
+        """
+        if self._quiet:
+            self._later.written_at = -inf
         self.room[number].data_received(self.frame * messages)
-        self.tick()
+        if tick:
+            self.tick()
 
     def tick(self) -> None:
         """What the loop would run next."""
-        while self._ticks:
-            due = self._ticks[:]
-            self._ticks.clear()
+        while self._later.work:
+            due = self._later.work[:]
+            self._later.work.clear()
             for call in due:
                 call()
 

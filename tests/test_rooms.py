@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from math import inf
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from bench.path import Later
 from sidecar.bus.local import LocalBus
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.refusals import Refusals
@@ -43,11 +45,11 @@ class Reader(Outlet):
 class Rooms(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
-        self.scheduled: list = []
+        self.later = Later()
         self.metrics = Metrics(max_rooms=1, room_label=True, connections_limit=0, refusals=Refusals())
         self.hub = Hub(
             bus=LocalBus(),
-            schedule=self.scheduled.append,
+            schedule=self.later,
             instruments=self.metrics,
             counters=self.metrics.rooms,
             max_room_connections=0,
@@ -95,8 +97,9 @@ class Rooms(RuleBasedStateMachine):
         to=st.sampled_from([None, *ACCOUNTS]),
         narrow=st.booleans(),
         last=st.booleans(),
+        quiet=st.booleans(),
     )
-    def say(self, pick, to, narrow, last):
+    def say(self, pick, to, narrow, last, quiet):
         if not self.members:
             return
         connection = pick.choice(list(self.members))
@@ -109,6 +112,7 @@ class Rooms(RuleBasedStateMachine):
             if (to is None or self.members[c][2] == to) and (one is None or c == one)
         ]
         try:
+            self.later.written_at = 0.0 if quiet else inf
             signal = Signal("x", json.dumps(data).encode(), to, one)
             member.room.post(member, signal, size=1, received_at=1.0, last=last)
         except PacketError:
@@ -123,12 +127,12 @@ class Rooms(RuleBasedStateMachine):
 
     @rule()
     def tick(self):
-        while self.scheduled:
-            self.scheduled.pop()()
+        while self.later.work:
+            self.later.work.pop()()
 
     @invariant()
     def everybody_got_what_was_for_them_and_nothing_else(self):
-        if self.scheduled:
+        if self.later.work:
             return
         for connection, (_, _, _, outlet) in self.members.items():
             got = []

@@ -8,7 +8,7 @@ from sidecar.errors import Refusal, RefusalCode
 from sidecar.signaling.counters import RoomCounterBook
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.presence import Member, Outlet
-from sidecar.signaling.room import Bus, Instruments, Participant, Room
+from sidecar.signaling.room import Bus, Instruments, Participant, Room, Schedule
 
 
 class Entering:
@@ -56,7 +56,7 @@ class Hub:
         self,
         *,
         bus: Bus,
-        schedule: Callable[[Callable[[], None]], object],
+        schedule: Schedule,
         instruments: Instruments,
         counters: RoomCounterBook,
         max_room_connections: int,

@@ -1,7 +1,7 @@
 """Who is in a room, and what was said: synchronous, so that no packet slips between a check and what rests on it.
 
-A room collects what it is told during one tick of the loop and then writes once to each member. Members here have
-an outlet; presences elsewhere (other replicas) are told of by the bus.
+A room collects what it is told during one tick of the loop and then writes once to each member; what has nothing to
+wait for is written at once. Members here have an outlet; presences elsewhere (other replicas) are told of by the bus.
 """
 
 from __future__ import annotations
@@ -69,6 +69,16 @@ class Instruments(Protocol):
         """A relay after `next_sample`, which this puts off; it is among the `relayed` too."""
 
 
+class Schedule(Protocol):
+    """The end of a tick of the loop, one for all rooms."""
+
+    written_at: float
+    """When what the rooms had to say was last written, on the monotonic clock; infinity while some of it waits."""
+
+    def __call__(self, work: Callable[[], None], /) -> None:
+        """Call `work` when what can be read now has been read, or sooner."""
+
+
 class Participant(NamedTuple):
     """An account in a room, with all its connections."""
 
@@ -76,6 +86,9 @@ class Participant(NamedTuple):
     joined_at: float
     connection_ids: list[str]
 
+
+QUIET_SECONDS = 0.0001
+"""After so long without a word in any room the loop has time: a signal is written at once, not with what may follow."""
 
 _NOBODY: Final[dict[str, Presence]] = {}
 """The others of every room that has all its people on this replica: one dict for all, never written to."""
@@ -110,7 +123,7 @@ class Room:
         room_id: str,
         *,
         bus: Bus,
-        schedule: Callable[[Callable[[], None]], object],
+        schedule: Schedule,
         instruments: Instruments,
         counters: RoomCounters,
     ) -> None:
@@ -199,10 +212,12 @@ class Room:
                 raise PacketError(
                     PacketErrorCode.TARGET_NOT_IN_ROOM, "nobody else in this room has that address"
                 )
-        alone = last and targets is None and self._said is None
-        if alone and len(self._outlets) == 2 and len(self._dialects) == 1:  # noqa: PLR2004
-            # One of two hears only from the other: what that says alone in a read has nothing to wait for.
-            self._tell_the_other(member, envelope)
+        alone = last and targets is None and self._said is None and len(self._dialects) == 1
+        if alone and (
+            len(self._outlets) == 2  # noqa: PLR2004 - who hears only from one other: nothing to collect
+            or received_at - self._schedule.written_at >= QUIET_SECONDS
+        ):
+            self._tell_at_once(member, envelope)
         else:
             self._deliver(envelope, targets)
         counters = self.counters
@@ -278,22 +293,25 @@ class Room:
             presence for presence in self.accounts.get(envelope.to, ()) if presence is not envelope.sender
         ]
 
-    def _tell_the_other(self, member: Member, envelope: Envelope) -> None:
-        """Write at once to the other of two who speak one dialect."""
-        one, other = self._outlets
-        receiver = other if one is member.outlet else one
+    def _tell_at_once(self, member: Member, envelope: Envelope) -> None:
+        """Write to all others, who speak the sender's dialect."""
         frame = envelope.encode(member.dialect)
         if envelope.type == "answer":
             self._answered(envelope, self.members.values())
-        try:
-            receiver.sink.write(frame)
-            receiver.packets_out += 1
-        except Exception as error:  # noqa: BLE001 - as in flush
-            receiver.fail(error)
-        counters = self.counters
-        counters.delivered += 1
-        counters.bytes_delivered += payload_size(frame)
-        self._relayed(envelope, monotonic())
+        speaker, outlets = member.outlet, self._outlets
+        for outlet in outlets:
+            if outlet is not speaker:
+                try:
+                    outlet.sink.write(frame)
+                    outlet.packets_out += 1
+                except Exception as error:  # noqa: BLE001 - as in flush
+                    outlet.fail(error)
+        counters, deliveries = self.counters, len(outlets) - 1
+        counters.delivered += deliveries
+        counters.bytes_delivered += deliveries * payload_size(frame)
+        now, schedule = monotonic(), self._schedule
+        schedule.written_at = max(schedule.written_at, now)  # infinite while another room waits
+        self._relayed(envelope, now)
 
     def _is_elsewhere(self, presences: list[Presence]) -> bool:
         """Whether one of them is on another replica."""

@@ -21,7 +21,7 @@ from bench.path import Stage, client_frame
 # Calls of one message, from its frame's bytes to the writes to all others: what it costs by itself, and per receiver.
 CALLS_BETWEEN_TWO = 42
 CALLS_OF_TWO_IN_ONE_READ = 97
-CALLS_A_MESSAGE = 55
+CALLS_A_MESSAGE = 56
 CALLS_A_RECEIVER = 2
 CALLS_OF_AN_ACCEPT = 540
 BYTES_OF_A_BURST = 500_000
@@ -72,6 +72,14 @@ async def test_a_message_costs_a_fixed_number_of_calls_and_a_few_more_per_receiv
     assert sum(transport.writes for transport in room.transports) == 2 * (size - 1)
 
 
+@pytest.mark.parametrize("size", [2, 8, 100])
+async def test_what_is_said_into_silence_costs_what_it_costs_between_two_and_a_few_calls_more_per_receiver(
+    stage, size
+):
+    room = stage(size=size, quiet=True)
+    assert calls_of(room.say) <= CALLS_BETWEEN_TWO + CALLS_A_RECEIVER * (size - 2)
+
+
 async def test_a_second_message_in_one_read_costs_no_more_than_its_bound(stage):
     room = stage(size=2)
     assert calls_of(lambda: room.say(messages=2)) <= CALLS_OF_TWO_IN_ONE_READ
@@ -100,16 +108,31 @@ async def test_what_was_said_in_one_tick_is_written_once_per_receiver(stage):
 
 
 @pytest.mark.parametrize(
-    ("size", "messages", "at_once"), [(2, 1, 1), (2, 2, 0), (2, 5, 0), (3, 1, 0), (3, 2, 0)]
-)
-async def test_what_is_said_in_one_read_is_written_once_and_at_once_where_one_of_two_says_it_alone(
-    stage, size, messages, at_once
+    ("size", "messages", "quiet", "at_once"),
+    [
+        (2, 1, False, 1), (2, 2, False, 0), (2, 5, False, 0), (3, 1, False, 0), (3, 2, False, 0),
+        (2, 1, True, 1), (2, 2, True, 0), (3, 1, True, 2), (3, 2, True, 0),
+    ],
+)  # fmt: skip
+async def test_what_is_said_in_one_read_is_written_once_and_at_once_where_nothing_is_to_come_with_it(
+    stage, size, messages, quiet, at_once
 ):
-    room = stage(size=size)
-    room.room[0].data_received(room.frame * messages)
+    room = stage(size=size, quiet=quiet)
+    room.say(messages=messages, tick=False)
     assert sum(transport.writes for transport in room.transports) == at_once
     room.tick()
     assert [transport.writes for transport in room.transports] == [0] + [1] * (size - 1)
+
+
+async def test_who_speaks_right_after_somebody_else_waits_for_the_end_of_the_tick(stage, monkeypatch):
+    monkeypatch.setattr("sidecar.signaling.room.QUIET_SECONDS", 3600)
+    room = stage(size=3, quiet=True)
+    room.say(0, tick=False)
+    for speaker in room.room[1:]:
+        speaker.data_received(room.frame)
+    assert [transport.writes for transport in room.transports] == [0, 1, 1]
+    room.tick()
+    assert [transport.writes for transport in room.transports] == [1, 2, 2]
 
 
 async def test_what_is_read_with_something_else_after_it_is_written_at_the_end_of_the_tick(stage):

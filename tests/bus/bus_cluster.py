@@ -21,6 +21,7 @@ from sidecar.signaling.packets import Signal
 from sidecar.signaling.presence import Member, Outlet
 from sidecar.signaling.room import Participant
 from sidecar.transport.frames import frame_header
+from sidecar.transport.tick import Tick
 from tests.harness import guid, until
 
 
@@ -155,14 +156,14 @@ class Replica:
         self.nats: NatsBus | None = None
         self.spanning: SpanningBus | None = None
         bus: LocalBus | SpanningBus = LocalBus()
-        soon = lambda callback: asyncio.get_running_loop().call_soon(callback)  # noqa: E731
+        tick = Tick()
         if access is not None:
             bus = self.spanning = SpanningBus(
                 prefix=prefix,
                 node_timeout_seconds=timeout,
                 observer=self.noted,
                 clock=time.monotonic,
-                schedule=soon,
+                schedule=tick,
                 journal=journal,
             )
             self.nats = NatsBus(
@@ -175,7 +176,7 @@ class Replica:
             )
         self.hub = Hub(
             bus=bus,
-            schedule=soon,
+            schedule=tick,
             instruments=Instruments(),
             counters=Counters(),
             max_room_connections=0,

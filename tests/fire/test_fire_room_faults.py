@@ -44,10 +44,15 @@ class BrokenSink:
         raise Injected
 
 
-async def fail_to_write(world: World, a: Client, b: Client) -> None:
-    """`a` says an offer, a bug keeps it from `b`, and that ends `b`."""
+def say(world: World, a: Client, offers: int) -> None:
+    """`a` says `offers` in one read: several are put together, one into silence is written at once."""
+    world.running.connections.by_id[a.connection_id].data_received(client_frame() * offers)
+
+
+async def fail_to_write(world: World, a: Client, b: Client, *, offers: int = 1) -> None:
+    """`a` says `offers` in one read, a bug keeps them from `b`, and that ends `b`."""
     world.running.connections.by_id[b.connection_id].sink = BrokenSink()
-    await a.send({"type": "offer", "data": {}})
+    say(world, a, offers)
     assert (await b.closed())[0] == 1011
 
 
@@ -72,10 +77,12 @@ async def assert_sees_only(a: Client, newcomer: Client) -> None:
     assert present == {newcomer.connection_id}
 
 
-async def test_a_receiver_whose_write_fails_ends_alone_and_the_others_get_everything(world, trio):
+@pytest.mark.parametrize("offers", [1, 2])
+async def test_a_receiver_whose_write_fails_ends_alone_and_the_others_get_everything(world, trio, offers):
     a, b, c = trio
-    await fail_to_write(world, a, b)
-    assert await signals(c, 2) == [("offer", a.connection_id), ("user-left", b.connection_id)]
+    await fail_to_write(world, a, b, offers=offers)
+    said = [("offer", a.connection_id)] * offers
+    assert await signals(c, offers + 1) == [*said, ("user-left", b.connection_id)]
     assert await signals(a, 1) == [("user-left", b.connection_id)]
     await assert_talk(a, c)
     assert world.traces() == BUG
@@ -122,10 +129,10 @@ async def test_a_signal_that_cannot_be_encoded_ends_its_sender_and_the_rest_of_t
 async def test_what_cannot_be_put_together_for_all_is_put_together_for_each_and_ends_nobody(world, trio):
     a, b, c = trio
     with Fault(function="put_together", when=lambda given: given["said"]) as bug:
-        await a.send({"type": "offer", "data": {}})
+        say(world, a, 2)
         await until(lambda: bug.thrown, "the bug")
     for client in (b, c):
-        assert await signals(client, 1) == [("offer", a.connection_id)]
+        assert await signals(client, 2) == [("offer", a.connection_id)] * 2
     assert world.traces() == ["work at the end of a tick failed"]
     await assert_talk(b, c)
     await assert_talk(c, a)
@@ -137,8 +144,7 @@ async def test_of_two_what_cannot_be_put_together_is_put_together_for_each_and_e
     a, b = await world.join(room), await world.join(room)
     assert await signals(a, 1) == [("user-joined", b.connection_id)]
     with Fault(function="put_together", when=lambda given: given["said"]) as bug:
-        frame = client_frame()
-        world.running.connections.by_id[a.connection_id].data_received(frame * 2)
+        say(world, a, 2)
         await until(lambda: bug.thrown, "the bug")
     assert await signals(b, 2) == [("offer", a.connection_id)] * 2
     assert world.traces() == ["work at the end of a tick failed"]
