@@ -156,14 +156,13 @@ class Replica:
         self.nats: NatsBus | None = None
         self.spanning: SpanningBus | None = None
         bus: LocalBus | SpanningBus = LocalBus()
-        tick = Tick()
         if access is not None:
             bus = self.spanning = SpanningBus(
                 prefix=prefix,
                 node_timeout_seconds=timeout,
                 observer=self.noted,
                 clock=time.monotonic,
-                schedule=tick,
+                schedule=lambda work: asyncio.get_running_loop().call_soon(work),
                 journal=journal,
             )
             self.nats = NatsBus(
@@ -176,7 +175,7 @@ class Replica:
             )
         self.hub = Hub(
             bus=bus,
-            schedule=tick,
+            schedule=Tick(),
             instruments=Instruments(),
             counters=Counters(),
             max_room_connections=0,
