@@ -62,8 +62,8 @@ class Link:
         self._clock = clock
 
     def said(self, envelope: Envelope) -> None:
-        """Pass a signal on, if there is anyone elsewhere, or was until their replica was lost."""
-        if any(view.here for view in self.views.values()):
+        """Pass a signal on, if there is or may be anyone elsewhere, or was until their replica was lost."""
+        if self.incomplete or any(view.here for view in self.views.values()):
             self.own.said(envelope)
 
     # Keeping in step
@@ -125,20 +125,18 @@ class Link:
         view = self.views.get(entry.origin)
         if view is None:
             view = self.views[entry.origin] = View()
-        if entry.epoch != view.epoch:
-            if entry.epoch < view.epoch:
-                self._observer.dropped("stale")
-                return
-            if entry.seq != 1:
-                self.ask(entry.origin)
-                return
+        if entry.epoch < view.epoch:
+            self._observer.dropped("stale")
+            return
+        if entry.epoch > view.epoch and entry.seq == 1:
             self._begin(view, entry)
-        if entry.seq <= view.seq:
+        number = (entry.epoch, entry.seq)
+        if number <= (view.epoch, view.seq):
             self._observer.dropped("duplicate")
-        elif entry.seq > view.seq + 1:
-            view.note_end(entry.epoch, entry.seq)
+        elif number != (view.epoch, view.seq + 1):
+            view.note_end(*number)
             if len(view.held) < MAX_HELD:
-                view.held[entry.seq] = entry
+                view.held[number] = entry
             self.ask(entry.origin)
         else:
             self._take_in(view, entry)
@@ -171,6 +169,8 @@ class Link:
             self._observer.dropped("stale")
             return
         self._replace(view, state, here)
+        for said in view.pop_said_before(state):  # by who is in it, to who may have been told of nobody yet
+            self._hear(view, said)
         self._take_in_held(view, state.origin)
         self._complete(view, state.origin)
         self._note(state.heard)
@@ -217,7 +217,7 @@ class Link:
                 for connection_id in view.here:
                     self.room.vanish(connection_id)
         view.here = {}
-        view.held.clear()
+        view.held = {number: entry for number, entry in view.held.items() if number > (first.epoch, 0)}
         view.epoch, view.seq = first.epoch, 0
 
     def _take_in(self, view: View, entry: wire.Entry) -> None:
@@ -232,18 +232,21 @@ class Link:
                 elif self.room is not None and not view.hidden:
                     self.room.vanish(entry.connection)
             case wire.Said():
-                if not view.hidden:
-                    self._deliver(view, entry)
-                elif len(view.unsaid) < MAX_HELD:
-                    view.unsaid.append(entry)
-                else:
-                    self._observer.dropped("backlog")
+                self._hear(view, entry)
+
+    def _hear(self, view: View, said: wire.Said) -> None:
+        if not view.hidden:
+            self._deliver(view, said)
+        elif len(view.unsaid) < MAX_HELD:
+            view.unsaid.append(said)
+        else:
+            self._observer.dropped("backlog")
 
     def _take_in_held(self, view: View, origin: str) -> None:
         if view.held:
-            for seq in [seq for seq in view.held if seq <= view.seq]:
-                del view.held[seq]
-            while (entry := view.held.pop(view.seq + 1, None)) is not None:
+            for number in [number for number in view.held if number <= (view.epoch, view.seq)]:
+                del view.held[number]
+            while (entry := view.held.pop((view.epoch, view.seq + 1), None)) is not None:
                 self._take_in(view, entry)
         if origin in self.incomplete and not view.held and not view.hidden:
             self._complete(view, origin)

@@ -24,8 +24,8 @@ class View:
         self.end = (0, 0)
         """Epoch and number of the last entry that anyone spoke of."""
         self.here: dict[str, Presence] = {}
-        self.held: dict[int, wire.Entry] = {}
-        """Entries that came before an earlier one did."""
+        self.held: dict[tuple[int, int], wire.Entry] = {}
+        """Entries that came before an earlier one did, by epoch and number."""
         self.hidden = False
         """It is lost: its people are not shown, what was known of them is kept for its return."""
         self.unsaid: list[wire.Said] = []
@@ -41,6 +41,14 @@ class View:
 
     def note_end(self, epoch: int, seq: int) -> None:
         self.end = max(self.end, (epoch, seq))
+
+    def pop_said_before(self, state: wire.State) -> list[wire.Said]:
+        """What is held of the signals that led to this state, in order: they are told by nothing else."""
+        numbers = sorted(
+            number for number in self.held if (state.epoch, 0) < number <= (state.epoch, state.seq)
+        )
+        entries = [self.held.pop(number) for number in numbers]
+        return [entry for entry in entries if isinstance(entry, wire.Said)]
 
     def whole(self, part: wire.State) -> list[wire.Here] | None:
         """Everyone in a state, once its last part is here; None before, and when a part was lost: ask again."""

@@ -73,6 +73,29 @@ def test_what_was_taken_in_of_a_replica_on_its_way_back_is_said_though_the_rest_
     assert here.noted.gaps == 1
 
 
+def test_what_is_said_before_replicas_know_each_others_people_reaches_them():
+    network = Network()
+    here, there = network.replicas[:2]
+    here.join(ACCOUNTS[0])
+    network.settle(1)
+    there.join(ACCOUNTS[1])
+    alice, bob = person(network, 0), person(network, 1)
+    hello, _joined = here.inbox
+    here.inbox.remove(hello)  # lost, as where the servers of a cluster find each other only now
+    here.take(0)
+    assert alice.presence() == [("user-joined", bob.account)]
+    assert bob.presence() == []
+    for number in range(3):
+        alice.say("offer", number, to=bob.account)
+        here.run()
+    there.take(0)  # that somebody is there, who is asked for
+    bob.say("offer", "to whoever it is")
+    network.settle(5)
+    assert bob.presence() == [("user-joined", alice.account)]
+    assert bob.data() == [0, 1, 2]
+    assert alice.data() == ["to whoever it is"]
+
+
 def test_rooms_that_are_gone_take_no_turn_from_those_that_are_to_be_checked(network):
     here, there = network.replicas[:2]
     for _ in range(300):
