@@ -57,6 +57,14 @@ async def _play(library: ctypes.CDLL) -> None:
             with _counted(library, "two messages in one read, room of 2"):
                 for number in range(MEASURED):
                     stage.say(number % 2, messages=2)
+            with _counted(library, "two messages of each in one tick, room of 2"):
+                for _ in range(MEASURED):
+                    stage.all_say(messages=2)
+        if size == 8:
+            stage.all_say()
+            with _counted(library, "a message of each in one tick, room of 8"):
+                for _ in range(MEASURED):
+                    stage.all_say()
         if size == 100:
             stage.frame = client_frame(to=stage.room[1].member.identity.account_id)
             stage.say(0)

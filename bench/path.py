@@ -192,6 +192,12 @@ class Stage:
         if tick:
             self.tick()
 
+    def all_say(self, *, messages: int = 1) -> None:
+        """The same of everybody in the first room, in one tick."""
+        for number in range(len(self.room)):
+            self.say(number, messages=messages, tick=False)
+        self.tick()
+
     def tick(self) -> None:
         """What the loop would run next."""
         while self._later.work:

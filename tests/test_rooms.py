@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from math import inf
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -13,10 +13,11 @@ from bench.path import Later
 from sidecar.bus.local import LocalBus
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.refusals import Refusals
-from sidecar.signaling.envelope import Dialect, Identity
+from sidecar.signaling.delivery import Talk, for_one
+from sidecar.signaling.envelope import Dialect, Envelope, Identity, payload_size
 from sidecar.signaling.hub import Hub
 from sidecar.signaling.packets import PacketError, Signal
-from sidecar.signaling.presence import Outlet
+from sidecar.signaling.presence import Member, Outlet, Presence
 from tests.harness import guid
 
 ROOMS = [guid() for _ in range(2)]
@@ -64,7 +65,9 @@ class Rooms(RuleBasedStateMachine):
         return [c for c, (_, where, _, _) in self.members.items() if where == room and c != but]
 
     @rule(
-        room=st.sampled_from(ROOMS), account=st.sampled_from(ACCOUNTS), dialect=st.sampled_from(list(Dialect))
+        room=st.sampled_from(ROOMS),
+        account=st.sampled_from(ACCOUNTS),
+        dialect=st.sampled_from([*[Dialect.GUIDE] * 5, *Dialect]),  # many rooms of one
     )
     def join(self, room, account, dialect):
         outlet, connection = Reader(), guid()
@@ -161,3 +164,39 @@ class Rooms(RuleBasedStateMachine):
 
 TestRooms = Rooms.TestCase
 TestRooms.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+@given(size=st.integers(1, 5), speakers=st.lists(st.integers(0, 5), min_size=1, max_size=12))
+def test_what_members_say_to_all_in_one_tick_reaches_each_as_if_it_were_put_together_for_it_alone(
+    size, speakers
+):
+    def identity(number: int) -> Identity:
+        return Identity(account_id=str(number), name="n", nick="", profile=b"{}", updated_at=None)
+
+    members = [
+        Member(
+            connection_id=str(number), identity=identity(number), joined_at=0.0, dialect=Dialect.GUIDE,
+            room=None, outlet=Reader(),
+        )
+        for number in range(size)
+    ]  # fmt: skip
+    elsewhere = Presence(connection_id="elsewhere", identity=identity(size), joined_at=0.0)
+
+    def outlet(sender: Presence) -> Outlet | None:
+        return None if sender is elsewhere else sender.outlet
+
+    senders = [members[number] if number < size else elsewhere for number in speakers]
+    talk, said = Talk(outlet(senders[0])), []
+    for number, sender in enumerate(senders):
+        envelope = Envelope(type="x", data=b"%d" % 10**number, sender=sender, received_at=1.0)
+        talk.add(outlet(sender), envelope, *envelope.encode(Dialect.GUIDE))
+        said.append((envelope, None))
+    shares, deliveries, total = talk.put_together([member.outlet for member in members])
+    got = [(outlet, list(frames)) for outlets, frames in shares for outlet in outlets]
+    expected = {member.outlet: for_one(member, said) for member in members}
+    assert sorted(map(id, dict(got))) == sorted(id(outlet) for outlet, _ in got)
+    assert dict(got) == {outlet: frames for outlet, frames in expected.items() if frames}
+    assert deliveries == sum(map(len, expected.values()))
+    assert total == sum(payload_size(frame) for frames in expected.values() for frame in frames)
+    assert talk.envelopes == [envelope for envelope, _ in said]
+    assert [for_one(member, talk.said(Dialect.GUIDE)) for member in members] == list(expected.values())

@@ -19,6 +19,70 @@ Delivery = tuple[Sequence[Share], int, int]
 """The shares, and what they come to in relayed signals: deliveries and payload bytes. Presence is not counted."""
 
 
+class Talk:
+    """The usual tick: signals to all others in a room where one dialect is spoken, in the order they came.
+
+    Who is in the room does not change meanwhile.
+    """
+
+    __slots__ = ("_frames", "_sizes", "_speaker", "_speakers", "_starts", "envelopes")
+
+    def __init__(self, speaker: Outlet | None) -> None:
+        """`speaker` is who says the first of it; None: somebody on another replica."""
+        self.envelopes: list[Envelope] = []
+        self._frames: list[bytes] = []
+        self._sizes: list[int] = []  # of their payloads
+        self._speaker = speaker
+        self._speakers = [speaker]  # turn by turn
+        self._starts = [0]  # of each turn, among the frames
+
+    def add(self, speaker: Outlet | None, envelope: Envelope, frame: bytes, size: int) -> None:
+        """`speaker` says something, whose `frame` with `size` bytes of payload is made."""
+        frames = self._frames
+        if speaker is not self._speaker:
+            self._speaker = speaker
+            self._speakers.append(speaker)
+            self._starts.append(len(frames))
+        frames.append(frame)
+        self._sizes.append(size)
+        self.envelopes.append(envelope)
+
+    def put_together(self, outlets: Sequence[Outlet]) -> Delivery:
+        """What of it each of the room's `outlets` gets: all but what it said itself."""
+        frames, sizes, starts, speakers = self._frames, self._sizes, self._starts, self._speakers
+        others = len(outlets) - 1
+        deliveries, size = others * len(frames), others * sum(sizes)
+        if len(speakers) == 1 and self._speaker is not None:
+            # No look at the members: in one of many rooms each would be a way to memory.
+            receivers = list(outlets)
+            receivers.remove(self._speaker)
+            return ((receivers, frames),), deliveries, size
+        shares: list[Share] = []
+        spoke = set(speakers)
+        for speaker, start, end in zip(speakers, starts, [*starts[1:], len(frames)], strict=True):
+            if speaker is None:
+                deliveries += end - start
+                size += sum(sizes[start:end])
+            elif len(spoke) == len(speakers):
+                shares.append(((speaker,), frames[:start] + frames[end:]))
+        if len(spoke) < len(speakers):
+            shares += [((speaker,), self._not_of(speaker)) for speaker in spoke if speaker is not None]
+        if len(spoke) < len(outlets) or None in spoke:
+            shares.append(([outlet for outlet in outlets if outlet not in spoke], frames))
+        return shares, deliveries, size
+
+    def said(self, dialect: Dialect) -> list[Said]:
+        """All of it by itself: there is more in this tick, or something went wrong."""
+        for envelope, frame in zip(self.envelopes, self._frames, strict=True):
+            envelope.keep(dialect, frame)
+        return [(envelope, None) for envelope in self.envelopes]
+
+    def _not_of(self, speaker: Outlet) -> list[bytes]:
+        frames, starts = self._frames, self._starts
+        turns = zip(self._speakers, starts, [*starts[1:], len(frames)], strict=True)
+        return [frame for who, start, end in turns if who is not speaker for frame in frames[start:end]]
+
+
 def put_together(
     said: Sequence[Said],
     *,
@@ -27,31 +91,15 @@ def put_together(
     dialects: Sequence[Dialect],
 ) -> Delivery:
     """What was said, in that order, for `members` (by connection id), whose are `outlets` and who speak `dialects`."""
-    envelope, targets = said[0]
-    if targets is not None and len(said) == 1:
-        return _directed(envelope, targets, members)
-    if len(dialects) != 1:
-        return _several(said, members, dialects)
-    # The usual tick: what one of them said, to everyone else, in the one dialect that is spoken here.
-    speaker = envelope.sender
-    frames = []
-    size = signals = 0
-    for envelope, targets in said:
-        if targets is not None or envelope.sender is not speaker:
-            return _several(said, members, dialects)
-        frame = envelope.frame(dialects[0])
-        frames.append(frame)
-        if envelope.received_at:
-            signals += 1
-            size += payload_size(frame)
-    receivers = list(outlets)  # no look at the members: in one of many rooms each would be a way to memory
-    if isinstance(speaker, Member):
-        try:  # noqa: SIM105 - `suppress` would cost as much as the rest of this
-            receivers.remove(speaker.outlet)
-        except ValueError:
-            pass  # it left in this tick
-    number = len(receivers)
-    return ((receivers, frames),), number * signals, number * size
+    if len(said) == 1:
+        envelope, targets = said[0]
+        if targets is not None:
+            return _directed(envelope, targets, members)
+        if len(dialects) == 1 and not envelope.received_at:  # who came or went
+            own = envelope.sender.outlet if isinstance(envelope.sender, Member) else None
+            receivers = [outlet for outlet in outlets if outlet is not own]
+            return ((receivers, [envelope.frame(dialects[0])]),), 0, 0
+    return _several(said, members, dialects)
 
 
 def for_one(receiver: Member, said: Iterable[Said]) -> list[bytes]:

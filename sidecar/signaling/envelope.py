@@ -131,17 +131,27 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False):
     to_connection: str | None = None
     received_at: float = 0.0
     """On the clock of the loop, for `relay_duration_seconds`; 0 for what the sidecar itself has to say."""
-    _frames: dict[Dialect, bytes] = {}
+    _frames: dict[Dialect, bytes] | None = None
 
     def frame(self, dialect: Dialect) -> bytes:
         """The whole WebSocket frame for receivers of `dialect`, made when first asked for and kept for the others."""
-        frame = self._frames.get(dialect)
+        frames = self._frames
+        if frames is None:
+            frames = self._frames = {}
+        frame = frames.get(dialect)
         if frame is None:
-            frame = self._frames[dialect] = self.encode(dialect)
+            frame, _ = self.encode(dialect)
+            frames[dialect] = frame
         return frame
 
-    def encode(self, dialect: Dialect) -> bytes:
-        """Make the frame."""
+    def keep(self, dialect: Dialect, frame: bytes) -> None:
+        """The frame was made already."""
+        if self._frames is None:
+            self._frames = {}
+        self._frames[dialect] = frame
+
+    def encode(self, dialect: Dialect) -> tuple[bytes, int]:
+        """Make the frame; how many of its bytes are payload."""
         sender = self.sender
         end = sender.stamps[_PLACE[dialect]]
         if end is None:
@@ -154,7 +164,7 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False):
         if self.to is not None:
             end = b',"to":"%b"%b' % (self.to.encode(), end)
         size = len(begin) + len(self.data) + len(end)
-        return b"".join((_head(size), begin, self.data, end))
+        return b"".join((_head(size), begin, self.data, end)), size
 
 
 def stamp(dialect: Dialect, sender: Identity, connection: str) -> bytes:

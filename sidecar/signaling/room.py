@@ -11,16 +11,8 @@ from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
 from sidecar.signaling.counters import RoomCounters
-from sidecar.signaling.delivery import Said, for_one, put_together
-from sidecar.signaling.envelope import (
-    NO_STAMPS,
-    Dialect,
-    Envelope,
-    Identity,
-    payload_size,
-    stamp,
-    with_stamp,
-)
+from sidecar.signaling.delivery import Said, Talk, for_one, put_together
+from sidecar.signaling.envelope import NO_STAMPS, Dialect, Envelope, Identity, stamp, with_stamp
 from sidecar.signaling.packets import PacketError, PacketErrorCode, Signal
 from sidecar.signaling.presence import Member, Outlet, Presence
 
@@ -110,6 +102,7 @@ class Room:
         "_outlets",
         "_said",
         "_schedule",
+        "_talk",
         "accounts",
         "counters",
         "expected",
@@ -139,7 +132,9 @@ class Room:
         """Connections on their way in: the room stays open for them."""
         self._dialects: tuple[Dialect, ...] = ()  # those the members here speak
         self._outlets: tuple[Outlet, ...] = ()  # theirs, in the order they came
-        self._said: list[Said] | None = None  # since the last flush
+        # Since the last flush: what members said to all others, or if there was more than that, all there was.
+        self._talk: Talk | None = None
+        self._said: list[Said] | None = None
         self._bus = bus
         self._schedule = schedule
         self._instruments = instruments
@@ -212,14 +207,21 @@ class Room:
                 raise PacketError(
                     PacketErrorCode.TARGET_NOT_IN_ROOM, "nobody else in this room has that address"
                 )
-        alone = last and targets is None and self._said is None and len(self._dialects) == 1
-        if alone and (
-            len(self._outlets) == 2  # noqa: PLR2004 - who hears only from one other: nothing to collect
-            or received_at - self._schedule.written_at >= QUIET_SECONDS
+            self._deliver(envelope, targets)
+        elif len(self._dialects) != 1:
+            self._deliver(envelope, None)
+        elif (
+            last
+            and self._talk is None
+            and self._said is None
+            and (
+                len(self._outlets) == 2  # noqa: PLR2004 - who hears only from one other: nothing to collect
+                or received_at - self._schedule.written_at >= QUIET_SECONDS
+            )
         ):
             self._tell_at_once(member, envelope)
         else:
-            self._deliver(envelope, targets)
+            self._tell_all(member.outlet, envelope)
         counters = self.counters
         counters.bytes_received += size
         if kind == "offer":
@@ -236,7 +238,11 @@ class Room:
 
     def receive(self, envelope: Envelope) -> None:
         """A connection on another replica said something."""
-        self._deliver(envelope, self._targets(envelope))
+        targets = self._targets(envelope)
+        if targets is None and len(self._dialects) == 1:
+            self._tell_all(None, envelope)
+        else:
+            self._deliver(envelope, targets)
 
     def appear(self, presence: Presence) -> None:
         """A connection joined on another replica, or who it belongs to changed."""
@@ -295,7 +301,7 @@ class Room:
 
     def _tell_at_once(self, member: Member, envelope: Envelope) -> None:
         """Write to all others, who speak the sender's dialect."""
-        frame = envelope.encode(member.dialect)
+        frame, size = envelope.encode(member.dialect)
         if envelope.type == "answer":
             self._answered(envelope, self.members.values())
         speaker, outlets = member.outlet, self._outlets
@@ -308,11 +314,29 @@ class Room:
                     outlet.fail(error)
         counters, deliveries = self.counters, len(outlets) - 1
         counters.delivered += deliveries
-        counters.bytes_delivered += deliveries * payload_size(frame)
+        counters.bytes_delivered += deliveries * size
         now, schedule = monotonic(), self._schedule
         if schedule.written_at < now:  # noqa: PLR1730 - `max` costs a thirtieth of all this; infinite: another room waits
             schedule.written_at = now
-        self._relayed(envelope, now)
+        self._relayed((envelope,), now)
+
+    def _tell_all(self, speaker: Outlet | None, envelope: Envelope) -> None:
+        """Encode now, where a bug is still its sender's; write at the end of the tick to all but the speaker.
+
+        Everybody here speaks one dialect. `speaker` None: somebody on another replica.
+        """
+        frame, size = envelope.encode(self._dialects[0])
+        if envelope.type == "answer":
+            self._answered(envelope, self.members.values())
+        talk = self._talk
+        if talk is None:
+            if self._said is not None:
+                envelope.keep(self._dialects[0], frame)
+                self._said.append((envelope, None))
+                return
+            self._schedule(self.flush)
+            talk = self._talk = Talk(speaker)
+        talk.add(speaker, envelope, frame, size)
 
     def _is_elsewhere(self, presences: list[Presence]) -> bool:
         """Whether one of them is on another replica."""
@@ -342,10 +366,13 @@ class Room:
                 member.offered_at = 0.0
 
     def _say(self, envelope: Envelope, targets: list[Member] | None) -> None:
-        if self._said is None:
-            self._schedule(self.flush)
-            self._said = []
-        self._said.append((envelope, targets))
+        said = self._said
+        if said is None:
+            talk, self._talk = self._talk, None
+            if talk is None:
+                self._schedule(self.flush)
+            said = self._said = [] if talk is None else talk.said(self._dialects[0])
+        said.append((envelope, targets))
 
     def flush(self) -> None:
         """Write what was said since the last flush: once per member, each in the order it was said.
@@ -353,16 +380,20 @@ class Room:
         Raises:
             Exception: a bug of ours. Everyone here has been written to all the same, or is ended.
         """
+        talk, said = self._talk, self._said
         try:
-            if self._said is None:
+            if talk is not None:
+                shares, deliveries, size = talk.put_together(self._outlets)
+            elif said is not None:
+                shares, deliveries, size = put_together(
+                    said, members=self.members, outlets=self._outlets, dialects=self._dialects
+                )
+            else:
                 return
-            shares, deliveries, size = put_together(
-                self._said, members=self.members, outlets=self._outlets, dialects=self._dialects
-            )
         except Exception:
             self._write_one_by_one()
             raise
-        said, self._said = self._said, None
+        self._talk = self._said = None
         for receivers, frames in shares:
             packets = len(frames)
             written = frames[0] if packets == 1 else b"".join(frames)
@@ -372,26 +403,34 @@ class Room:
                     outlet.packets_out += packets
                 except Exception as error:  # noqa: BLE001 - it ends this receiver and no other
                     outlet.fail(error)
-        self.counters.delivered += deliveries
-        self.counters.bytes_delivered += size
+        counters = self.counters
+        counters.delivered += deliveries
+        counters.bytes_delivered += size
         now = monotonic()
-        for envelope, _ in said:
+        if talk is not None:
+            self._relayed(talk.envelopes, now)
+        for envelope, _ in said or ():
             if envelope.received_at:
-                self._relayed(envelope, now)
+                self._relayed((envelope,), now)
 
-    def _relayed(self, envelope: Envelope, now: float) -> None:
-        seconds = now - envelope.received_at
+    def _relayed(self, signals: Sequence[Envelope], now: float) -> None:
+        """One at least."""
         instruments = self._instruments
-        instruments.relayed(seconds)
+        relayed = instruments.relayed
+        for envelope in signals:
+            relayed(now - envelope.received_at)
         if now >= instruments.next_sample:
-            instruments.sampled(self.id, envelope.type, seconds)
+            instruments.sampled(self.id, envelope.type, now - envelope.received_at)
 
     def _write_one_by_one(self) -> None:
         """What could not be put together for all, for each by itself; who cannot be told even so is ended."""
-        said, self._said = self._said, None
+        talk, said = self._talk, self._said or []
+        self._talk = self._said = None
+        if talk is not None:
+            said = talk.said(self._dialects[0])
         for member in list(self.members.values()):
             try:
-                frames = for_one(member, said or ())
+                frames = for_one(member, said)
                 if frames:
                     member.outlet.sink.write(b"".join(frames))
                     member.outlet.packets_out += len(frames)

@@ -20,8 +20,9 @@ from bench.path import Stage, client_frame
 
 # Calls of one message, from its frame's bytes to the writes to all others: what it costs by itself, and per receiver.
 CALLS_BETWEEN_TWO = 42
-CALLS_OF_TWO_IN_ONE_READ = 97
-CALLS_A_MESSAGE = 56
+CALLS_OF_TWO_IN_ONE_READ = 89
+CALLS_A_MESSAGE = 54
+CALLS_A_MESSAGE_AMONG_OTHERS = 50
 CALLS_A_RECEIVER = 2
 CALLS_OF_AN_ACCEPT = 540
 BYTES_OF_A_BURST = 500_000
@@ -83,6 +84,13 @@ async def test_what_is_said_into_silence_costs_what_it_costs_between_two_and_a_f
 async def test_a_second_message_in_one_read_costs_no_more_than_its_bound(stage):
     room = stage(size=2)
     assert calls_of(lambda: room.say(messages=2)) <= CALLS_OF_TWO_IN_ONE_READ
+
+
+@pytest.mark.parametrize(("size", "messages"), [(2, 2), (8, 1), (100, 1)])
+async def test_a_message_of_each_in_one_tick_costs_less_than_each_by_itself(stage, size, messages):
+    room = stage(size=size)
+    assert calls_of(lambda: room.all_say(messages=messages)) <= CALLS_A_MESSAGE_AMONG_OTHERS * size * messages
+    assert [transport.writes for transport in room.transports] == [2] * size
 
 
 async def test_a_message_costs_the_same_however_many_rooms_there_are(stage):

@@ -49,6 +49,12 @@ def say(world: World, a: Client, offers: int) -> None:
     world.running.connections.by_id[a.connection_id].data_received(client_frame() * offers)
 
 
+def say_to(world: World, a: Client, b: Client) -> None:
+    """`a` says one offer to `b` alone."""
+    frame = client_frame(to=b.account)
+    world.running.connections.by_id[a.connection_id].data_received(frame)
+
+
 async def fail_to_write(world: World, a: Client, b: Client, *, offers: int = 1) -> None:
     """`a` says `offers` in one read, a bug keeps them from `b`, and that ends `b`."""
     world.running.connections.by_id[b.connection_id].sink = BrokenSink()
@@ -126,13 +132,20 @@ async def test_a_signal_that_cannot_be_encoded_ends_its_sender_and_the_rest_of_t
     assert world.traces() == BUG
 
 
-async def test_what_cannot_be_put_together_for_all_is_put_together_for_each_and_ends_nobody(world, trio):
+@pytest.mark.parametrize("function", ["Talk.put_together", "put_together"])
+async def test_what_cannot_be_put_together_for_all_is_put_together_for_each_and_ends_nobody(
+    world, trio, function
+):
     a, b, c = trio
-    with Fault(function="put_together", when=lambda given: given["said"]) as bug:
+    with Fault(function=function) as bug:
         say(world, a, 2)
+        if function == "put_together":  # there is more than what is said to all
+            say_to(world, a, c)
         await until(lambda: bug.thrown, "the bug")
     for client in (b, c):
         assert await signals(client, 2) == [("offer", a.connection_id)] * 2
+    if function == "put_together":
+        assert await signals(c, 1) == [("offer", a.connection_id)]
     assert world.traces() == ["work at the end of a tick failed"]
     await assert_talk(b, c)
     await assert_talk(c, a)
@@ -143,7 +156,7 @@ async def test_of_two_what_cannot_be_put_together_is_put_together_for_each_and_e
     room = guid()
     a, b = await world.join(room), await world.join(room)
     assert await signals(a, 1) == [("user-joined", b.connection_id)]
-    with Fault(function="put_together", when=lambda given: given["said"]) as bug:
+    with Fault(function="Talk.put_together") as bug:
         say(world, a, 2)
         await until(lambda: bug.thrown, "the bug")
     assert await signals(b, 2) == [("offer", a.connection_id)] * 2
