@@ -208,12 +208,11 @@ class Room:
                     PacketErrorCode.TARGET_NOT_IN_ROOM, "nobody else in this room has that address"
                 )
             self._deliver(envelope, targets)
-        elif len(self._dialects) != 1:
+        elif len(self._dialects) != 1 or self._said is not None:
             self._deliver(envelope, None)
         elif (
             last
             and self._talk is None
-            and self._said is None
             and (
                 len(self._outlets) == 2  # noqa: PLR2004 - who hears only from one other: nothing to collect
                 or received_at - self._schedule.written_at >= QUIET_SECONDS
@@ -239,10 +238,10 @@ class Room:
     def receive(self, envelope: Envelope) -> None:
         """A connection on another replica said something."""
         targets = self._targets(envelope)
-        if targets is None and len(self._dialects) == 1:
-            self._tell_all(None, envelope)
-        else:
+        if targets is not None or len(self._dialects) != 1 or self._said is not None:
             self._deliver(envelope, targets)
+        else:
+            self._tell_all(None, envelope)
 
     def appear(self, presence: Presence) -> None:
         """A connection joined on another replica, or who it belongs to changed."""
@@ -330,10 +329,6 @@ class Room:
             self._answered(envelope, self.members.values())
         talk = self._talk
         if talk is None:
-            if self._said is not None:
-                envelope.keep(self._dialects[0], frame)
-                self._said.append((envelope, None))
-                return
             self._schedule(self.flush)
             talk = self._talk = Talk(speaker)
         talk.add(speaker, envelope, frame, size)
