@@ -95,7 +95,8 @@ def put_together(
         envelope, targets = said[0]
         if targets is not None:
             return _directed(envelope, targets, members)
-        if len(dialects) == 1 and not envelope.received_at:  # who came or went
+        if len(dialects) == 1 and not envelope.received_at:
+            # Who came or went: by `_several` a connection's start would be a twelfth dearer.
             own = envelope.sender.outlet if isinstance(envelope.sender, Member) else None
             receivers = [outlet for outlet in outlets if outlet is not own]
             return ((receivers, [envelope.frame(dialects[0])]),), 0, 0
