@@ -1,4 +1,4 @@
-"""Handshakes in this process: Sanic, our judgement, the takeover, on transports that only count.
+"""Handshakes in this process: Sanic, our judgement, the takeover, on sockets that take everything.
 
 The kernel, the loop's polling and gRPC are left out: the chat service answers at once, without a process of its own.
 """
@@ -18,7 +18,7 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from bench.path import PROFILE, CountingTransport, quiet_log
+from bench.path import PROFILE, FreeTransport, quiet_log
 from sidecar.app import Sidecar
 from sidecar.config import load
 from sidecar.edge.listener import serve
@@ -34,7 +34,7 @@ REQUEST = (
 )
 
 
-class _Transport(CountingTransport):
+class _Transport(FreeTransport):
     """One that belongs to a connection from loopback, and knows its protocol."""
 
     def __init__(self) -> None:
@@ -42,7 +42,8 @@ class _Transport(CountingTransport):
         self.protocol: asyncio.BaseProtocol | None = None
 
     def get_extra_info(self, name, default=None):
-        return {"peername": ("127.0.0.1", 40000), "sockname": ("127.0.0.1", 8080)}.get(name, default)
+        addresses = {"peername": ("127.0.0.1", 40000), "sockname": ("127.0.0.1", 8080)}
+        return addresses.get(name) or super().get_extra_info(name, default)
 
     def set_protocol(self, protocol) -> None:
         self.protocol = protocol

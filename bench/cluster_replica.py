@@ -24,8 +24,8 @@ from sidecar.bus.spanning import SpanningBus
 from sidecar.signaling.counters import RoomCounters
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
+from sidecar.signaling.outlet import Outlet
 from sidecar.signaling.packets import Signal
-from sidecar.signaling.presence import Outlet
 
 SDP = json.dumps(
     {"sdp": "v=0\r\n" + "a=candidate:1 1 udp 2122260223 192.0.2.1 54400 typ host\r\n" * 16}
@@ -77,7 +77,7 @@ class Listener(Outlet):
     """Counts packets; notes when the last came, and how long a stamped one took."""
 
     def __init__(self):
-        super().__init__(self)
+        super().__init__()
         self.latencies = []
         self.stamped = False
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import uvloop
 
 from bench.accept import door
-from bench.path import CountingTransport, Stage, client_frame
+from bench.path import Stage, client_frame
 
 ROOT = Path(__file__).parent.parent
 WARM = 100
@@ -86,7 +86,7 @@ async def _play(library: ctypes.CDLL) -> None:
 
 async def _wander(library: ctypes.CDLL) -> None:
     """Messages of anybody in many rooms of 3."""
-    stage = Stage(size=3, rooms=MANY_ROOMS, transport=CountingTransport())
+    stage = Stage(size=3, rooms=MANY_ROOMS)
     stage.room = list(stage.connections.by_id.values())
     chance = random.Random(1)
     for _ in range(2):

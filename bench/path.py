@@ -1,4 +1,4 @@
-"""The path of one message, in this process: real connections and rooms, and transports that only count.
+"""The path of one message, in this process: real connections and rooms, and sockets that take everything.
 
 What the kernel and the loop do is left out, so that the work is the same at every run: it can be counted in
 instructions (`bench/instructions.py`) and in calls (`tests/bench`).
@@ -7,11 +7,16 @@ instructions (`bench/instructions.py`) and in calls (`tests/bench`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import socket
 import time
 import uuid
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -53,16 +58,20 @@ def quiet_log() -> structlog.stdlib.BoundLogger:
     return quiet
 
 
-class CountingTransport(asyncio.Transport):
-    """Takes everything at once, as a kernel with room does."""
+class _Descriptor(Protocol):
+    def fileno(self) -> int: ...
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes = self.bytes = 0
+
+class FreeTransport(asyncio.Transport):
+    """Takes everything at once, as a kernel with room does, and drops it; so does its socket."""
+
+    _dropping = Path(os.devnull).open("wb", buffering=0)  # noqa: SIM115 - as long as the process
+
+    def __init__(self, sock: _Descriptor = _dropping) -> None:
+        super().__init__({"socket": sock})
 
     def write(self, data) -> None:
-        self.writes += 1
-        self.bytes += len(data)
+        pass
 
     def set_protocol(self, protocol) -> None:
         pass
@@ -84,6 +93,27 @@ class CountingTransport(asyncio.Transport):
 
     def resume_reading(self) -> None:
         pass
+
+
+class CountingTransport(FreeTransport):
+    """One whose socket keeps what was written to it until it is counted."""
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
+        self._near, self._far = socket.socketpair(socket.AF_UNIX, kind)
+        super().__init__(self._near)
+
+    def written(self) -> int:
+        """How many writes there were since it was last asked."""
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while self._far.recv(1):
+                count += 1
+        return count
+
+    def close(self) -> None:
+        self._near.close()
+        self._far.close()
 
 
 class _NobodyAsks:
@@ -110,13 +140,10 @@ class Later:
 class Stage:
     """`rooms` rooms of `size`, everything on as in the shipped program. Make it inside a running loop.
 
-    `quiet`: the loop has time whenever somebody speaks. `transport` is one for all, where what they count is of no
-    interest.
+    `quiet`: the loop has time whenever somebody speaks. `counted`: what is written to each is counted.
     """
 
-    def __init__(
-        self, *, size: int, rooms: int = 1, quiet: bool = False, transport: CountingTransport | None = None
-    ) -> None:
+    def __init__(self, *, size: int, rooms: int = 1, quiet: bool = False, counted: bool = False) -> None:
         self._later = Later()
         self._quiet = quiet
         metrics = Metrics(max_rooms=200, room_label=True, connections_limit=10_000, refusals=Refusals())
@@ -149,18 +176,16 @@ class Stage:
             log=quiet_log(),
             clock=time.time,
         )
-        self.transports = [
-            self._open(room, number, transport or CountingTransport())
-            for room in range(rooms)
-            for number in range(size)
-        ]
+        self._transports = [CountingTransport() for _ in range(rooms * size)] if counted else []
+        free = FreeTransport()
+        for number in range(rooms * size):
+            self._open(number // size, number % size, self._transports[number] if counted else free)
         self.tick()
         self.room: list[Connection] = list(self.connections.by_id.values())[:size]
         self.frame = client_frame()
-        for opened in self.transports:
-            opened.writes = opened.bytes = 0
+        self.writes()
 
-    def _open(self, room: int, number: int, transport: CountingTransport) -> CountingTransport:
+    def _open(self, room: int, number: int, transport: FreeTransport) -> None:
         account = str(uuid.UUID(int=(room << 32) + number))
         key = MemberKey(str(uuid.UUID(int=(1 << 100) + room)), account)
         self.connections.open(
@@ -179,7 +204,10 @@ class Stage:
             address="127.0.0.1",
             trace_id="0" * 32,
         )  # fmt: skip
-        return transport
+
+    def writes(self) -> list[int]:
+        """How often each was written to since this was last asked."""
+        return [transport.written() for transport in self._transports]
 
     def say(self, number: int = 0, *, messages: int = 1, tick: bool = True) -> None:
         """Messages of the first room's member `number` in one read, from its bytes to the writes to the others.
@@ -208,3 +236,5 @@ class Stage:
 
     def close(self) -> None:
         self.connections.wheel.close()
+        for transport in self._transports:
+            transport.close()

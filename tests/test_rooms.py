@@ -16,8 +16,9 @@ from sidecar.observe.refusals import Refusals
 from sidecar.signaling.delivery import Talk, for_one
 from sidecar.signaling.envelope import Dialect, Envelope, Identity, payload_size
 from sidecar.signaling.hub import Hub
+from sidecar.signaling.outlet import Outlet
 from sidecar.signaling.packets import PacketError, Signal
-from sidecar.signaling.presence import Member, Outlet, Presence
+from sidecar.signaling.presence import Member, Presence
 from tests.harness import guid
 
 ROOMS = [guid() for _ in range(2)]
@@ -28,7 +29,7 @@ class Reader(Outlet):
     """Reads back the frames written to one member."""
 
     def __init__(self) -> None:
-        super().__init__(self)
+        super().__init__()
         self.packets: list[dict] = []
 
     def fail(self, error: Exception) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from sidecar.signaling.envelope import Dialect, Envelope, payload_size
-from sidecar.signaling.presence import Member, Outlet
+from sidecar.signaling.outlet import Outlet
+from sidecar.signaling.presence import Member
 
 Said = tuple[Envelope, Sequence[Member] | None]
 """A signal, and who it is for; None: everyone but the connection it came from."""

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from sidecar.errors import Refusal, RefusalCode
 from sidecar.signaling.counters import RoomCounterBook
 from sidecar.signaling.envelope import Dialect, Identity
-from sidecar.signaling.presence import Member, Outlet
+from sidecar.signaling.outlet import Outlet
+from sidecar.signaling.presence import Member
 from sidecar.signaling.room import Bus, Instruments, Participant, Room, Schedule
 
 

@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sidecar.signaling.envelope import NO_STAMPS, Dialect, Identity, Stamps
+from sidecar.signaling.outlet import Outlet
 
 if TYPE_CHECKING:
     from sidecar.signaling.room import Room
-
-
-class Sink(Protocol):
-    """Takes whole frames and never waits."""
-
-    def write(self, data: bytes, /) -> None:
-        """Send them."""
-
-
-class Outlet(ABC):
-    """Where the packets for one member go: to the sink it has at the moment. Who writes there counts them.
-
-    A base class for the sake of its slots: they stand at the front of a connection, and are all that a delivery touches
-    of its receiver. In one of many rooms each cache line more is a way to memory.
-    """
-
-    __slots__ = ("packets_out", "sink")
-
-    def __init__(self, sink: Sink) -> None:
-        self.packets_out = 0
-        self.sink = sink
-
-    @abstractmethod
-    def fail(self, error: Exception) -> None:
-        """End this connection, and no other: a bug of ours kept packets from it."""
 
 
 class Presence:

@@ -13,8 +13,9 @@ from typing import Final, NamedTuple, Protocol
 from sidecar.signaling.counters import RoomCounters
 from sidecar.signaling.delivery import Said, Talk, for_one, put_together
 from sidecar.signaling.envelope import NO_STAMPS, Dialect, Envelope, Identity, stamp, with_stamp
+from sidecar.signaling.outlet import Outlet, write_to
 from sidecar.signaling.packets import PacketError, PacketErrorCode, Signal
-from sidecar.signaling.presence import Member, Outlet, Presence
+from sidecar.signaling.presence import Member, Presence
 
 
 class Bus(Protocol):
@@ -303,14 +304,8 @@ class Room:
         frame, size = envelope.encode(member.dialect)
         if envelope.type == "answer":
             self._answered(envelope, self.members.values())
-        speaker, outlets = member.outlet, self._outlets
-        for outlet in outlets:
-            if outlet is not speaker:
-                try:
-                    outlet.sink.write(frame)
-                    outlet.packets_out += 1
-                except Exception as error:  # noqa: BLE001 - as in flush
-                    outlet.fail(error)
+        outlets = self._outlets
+        write_to(outlets, frame, 1, but=member.outlet)
         counters, deliveries = self.counters, len(outlets) - 1
         counters.delivered += deliveries
         counters.bytes_delivered += deliveries * size
@@ -391,13 +386,7 @@ class Room:
         self._talk = self._said = None
         for receivers, frames in shares:
             packets = len(frames)
-            written = frames[0] if packets == 1 else b"".join(frames)
-            for outlet in receivers:
-                try:
-                    outlet.sink.write(written)
-                    outlet.packets_out += packets
-                except Exception as error:  # noqa: BLE001 - it ends this receiver and no other
-                    outlet.fail(error)
+            write_to(receivers, frames[0] if packets == 1 else b"".join(frames), packets)
         counters = self.counters
         counters.delivered += deliveries
         counters.bytes_delivered += size
@@ -427,9 +416,8 @@ class Room:
             try:
                 frames = for_one(member, said)
                 if frames:
-                    member.outlet.sink.write(b"".join(frames))
-                    member.outlet.packets_out += len(frames)
-            except Exception as error:  # noqa: BLE001 - as in flush
+                    write_to((member.outlet,), b"".join(frames), len(frames))
+            except Exception as error:  # noqa: BLE001 - as in write_to
                 member.outlet.fail(error)
 
 

@@ -16,13 +16,13 @@ from sidecar import errors
 from sidecar.auth.verifier import Principal
 from sidecar.errors import Disconnect
 from sidecar.signaling import replies
+from sidecar.signaling.outlet import NO_FD
 from sidecar.signaling.packets import AuthRefresh, PacketError, PacketErrorCode, Ping, Signal, decode
 from sidecar.signaling.presence import Member
 from sidecar.signaling.room import Participant
 from sidecar.transport import refresh
 from sidecar.transport.conduct import Conduct
 from sidecar.transport.frames import FrameReader
-from sidecar.transport.outflow import NOWHERE
 
 if TYPE_CHECKING:
     from sidecar.transport.connections import Connections
@@ -116,7 +116,8 @@ class Connection(FrameReader):
             transport.set_write_buffer_limits(high=0)
             # Answers to earlier requests may be unsent. The transport told whoever had it then, and not again now.
             self._congested = transport.get_write_buffer_size() > 0
-            self.sink = self if self._congested else transport
+            if not self._congested:
+                self._flow()
             self._look_again()
             begin += self._home.welcome(self, others)
         except Exception as error:  # noqa: BLE001 - as in data_received
@@ -337,7 +338,7 @@ class Connection(FrameReader):
 
     def _leave(self, disconnect: Disconnect) -> Disconnect:
         """Out of the room, with `CLOSE_SECONDS` left to live. Returns why it ends: a bug on the way is a new reason."""
-        self.disconnect, self.sink = disconnect, NOWHERE
+        self.disconnect, self.fd = disconnect, NO_FD
         self._fragments = None
         try:
             self._home.wheel.set(self, monotonic() + CLOSE_SECONDS)

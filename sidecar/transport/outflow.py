@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sidecar import errors
 from sidecar.errors import Disconnect
-from sidecar.signaling.presence import Outlet, Sink
+from sidecar.signaling.outlet import NO_FD, Outlet
 
 if TYPE_CHECKING:
     from sidecar.transport.connections import Connections
 
 
-class _Nowhere:
-    """The sink of a connection that ends: nothing more is said to its peer."""
-
-    def write(self, data: bytes) -> None:
-        pass
-
-
-NOWHERE: Final[Sink] = _Nowhere()
-
-
 class FrameWriter(Outlet, asyncio.Protocol):
     """Writes whole frames to a peer and never waits: what the kernel does not take is kept, within a bound.
 
-    Its sink is the transport itself while that passes on at once what it gets, this object while it piles up there.
+    Rooms write to its socket while that takes at once what it gets, and to this object while unsent bytes pile up.
     """
 
     __slots__ = ("_allowance", "_congested", "_home", "_transport", "disconnect")
 
     def __init__(self, *, home: Connections) -> None:
-        super().__init__(NOWHERE)
+        super().__init__()
         self._home = home
         self._transport: asyncio.Transport
         self._congested = False  # the kernel took no more: unsent bytes are with us
@@ -50,14 +40,15 @@ class FrameWriter(Outlet, asyncio.Protocol):
         """End it without a word."""
 
     def write(self, data: bytes) -> None:
-        """Take frames that have to wait: the sink of a peer that reads slowly."""
-        self._transport.write(data)
-        self._bound_backlog()
+        if self.disconnect is None:
+            self._transport.write(data)
+            if self._congested:
+                self._bound_backlog()
 
     def send(self, packet: bytes) -> None:
         """Send the frame of a packet; nothing once the connection ends."""
         try:
-            self.sink.write(packet)  # to a transport that is closed: nothing, and we are about to be told
+            self.write(packet)  # to a transport that is closed: nothing, and we are about to be told
             self.packets_out += 1
         except Exception as error:  # noqa: BLE001 - a bug of ours ends this connection and no other
             self.fail(error)
@@ -75,18 +66,22 @@ class FrameWriter(Outlet, asyncio.Protocol):
     def pause_writing(self) -> None:
         self._congested = True
         if self.disconnect is None:
-            self.sink = self
+            self.fd = NO_FD
             try:
                 self._bound_backlog()
             except Exception as error:  # noqa: BLE001 - as in send
                 self.fail(error)
 
     def resume_writing(self) -> None:
+        self._flow()
+        self._home.backlog.forget(self)
+
+    def _flow(self) -> None:
+        """Nothing is unsent: rooms may write to the socket, which the transport closes after `connection_lost`."""
         self._congested = False
         self._allowance = 0
         if self.disconnect is None:
-            self.sink = self._transport
-        self._home.backlog.forget(self)
+            self.fd = self._transport.get_extra_info("socket").fileno()
 
     def give_up(self) -> None:
         """The process holds too many unsent bytes, most of them for this peer: cut it at once."""

@@ -17,8 +17,9 @@ from sidecar.bus.spanning import SpanningBus
 from sidecar.signaling.counters import RoomCounters
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
+from sidecar.signaling.outlet import Outlet
 from sidecar.signaling.packets import Signal
-from sidecar.signaling.presence import Member, Outlet
+from sidecar.signaling.presence import Member
 from sidecar.signaling.room import Participant
 from sidecar.transport.frames import frame_header
 from sidecar.transport.tick import Tick
@@ -64,7 +65,7 @@ class Person(Outlet):
     """One connection; it is its own outlet."""
 
     def __init__(self, account: str, name: str) -> None:
-        super().__init__(self)
+        super().__init__()
         self.account = account
         self.name = name
         self.packets: list[dict] = []

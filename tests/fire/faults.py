@@ -36,10 +36,10 @@ SOURCE = Path(sidecar.__file__).parent
 TRACED = tuple(str(SOURCE / part) for part in ("edge", "transport", "signaling", "bus", "membership", "auth"))
 LAST_DEFENCE = {
     "Connections.report_bug", "Connection.fail", "Handshake._fail", "Handshake._refuse", "Handshake.answer_error",
-    "Tick.__call__", "Tick._run", "_ImpatientHttp.__init__", "_ImpatientHttp.connection_made",
+    "Tick.__call__", "Tick._run", "write_to", "_ImpatientHttp.__init__", "_ImpatientHttp.connection_made",
 }  # fmt: skip
-"""What answers and logs a bug, turns the loop for all rooms, or comes before anything that could do so: a bug in it is
-beyond it."""
+"""What answers and logs a bug, turns the loop for all rooms or writes to all of one, or comes before anything that
+could do so: a bug in it is beyond it."""
 
 BOOKS = {
     "Entering.__aexit__", "Entering._end", "Connections.leave", "Connections.lost", "Connection.connection_lost",

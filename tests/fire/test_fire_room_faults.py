@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from unittest import mock
+
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from bench.path import client_frame
+from sidecar import errors
+from sidecar.signaling.outlet import NO_FD
 from tests.fire.faults import Fault, Injected, World, one_world
 from tests.harness import Client, guid, until
 
@@ -39,11 +44,6 @@ async def signals(client: Client, number: int) -> list[tuple[str, str]]:
     return [(packet["type"], packet["senderConnectionId"]) for packet in packets]
 
 
-class BrokenSink:
-    def write(self, data: bytes) -> None:
-        raise Injected
-
-
 def say(world: World, a: Client, offers: int) -> None:
     """`a` says `offers` in one read: several are put together, one into silence is written at once."""
     world.running.connections.by_id[a.connection_id].data_received(client_frame() * offers)
@@ -57,9 +57,16 @@ def say_to(world: World, a: Client, b: Client) -> None:
 
 async def fail_to_write(world: World, a: Client, b: Client, *, offers: int = 1) -> None:
     """`a` says `offers` in one read, a bug keeps them from `b`, and that ends `b`."""
-    world.running.connections.by_id[b.connection_id].sink = BrokenSink()
-    say(world, a, offers)
-    assert (await b.closed())[0] == 1011
+    broken = world.running.connections.by_id[b.connection_id].fd
+
+    def write(fd: int, data: bytes) -> int:
+        if fd == broken:
+            raise Injected
+        return os.write(fd, data)
+
+    with mock.patch("sidecar.signaling.outlet.write", write):
+        say(world, a, offers)
+        assert (await b.closed())[0] == 1011
 
 
 async def assert_talk(a: Client, b: Client) -> None:
@@ -101,6 +108,52 @@ async def test_of_two_a_receiver_whose_write_fails_ends_alone(world):
     await fail_to_write(world, a, b)
     assert await signals(a, 1) == [("user-left", b.connection_id)]
     assert world.traces() == BUG
+
+
+@pytest.mark.parametrize("taken", [0, 1, 100, None])
+async def test_what_a_socket_does_not_take_is_sent_all_the_same(world, trio, taken):
+    """None: it says so by an error."""
+    a, b, c = trio
+
+    def write(fd: int, data: bytes) -> int:
+        if taken is None:
+            raise BlockingIOError
+        return os.write(fd, data[:taken])
+
+    with mock.patch("sidecar.signaling.outlet.write", write):
+        for offers in (1, 2, 1):
+            say(world, a, offers)
+        say_to(world, a, b)
+        assert await signals(b, 5) == [("offer", a.connection_id)] * 5
+        assert await signals(c, 4) == [("offer", a.connection_id)] * 4
+    await assert_talk(b, c)
+    assert world.traces() == []
+
+
+@pytest.mark.parametrize("end", ["it resets", "it closes", "it is cut"])
+async def test_a_socket_is_closed_only_after_rooms_have_let_go_of_it(world, trio, monkeypatch, end):
+    """Its number may be another connection's at once."""
+    a, b, _ = trio
+    connection = world.running.connections.by_id[b.connection_id]
+    fd, told = connection.fd, []
+    inode = os.fstat(fd).st_ino
+    lost = type(connection).connection_lost
+
+    def connection_lost(self, error):
+        lost(self, error)
+        if self is connection:
+            told.append((self.fd, os.fstat(fd).st_ino))
+
+    monkeypatch.setattr(type(connection), "connection_lost", connection_lost)
+    if end == "it resets":
+        b.ws.transport.abort()
+    elif end == "it closes":
+        await b.ws.close()
+    else:
+        connection.cut(errors.SLOW_CONSUMER)
+    await a.receive_signal("user-left")
+    await until(lambda: told, "the connection is lost")
+    assert told == [(NO_FD, inode)]
 
 
 async def test_to_write_to_who_was_cut_a_moment_ago_is_no_bug(world):

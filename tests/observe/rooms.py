@@ -7,8 +7,9 @@ from sidecar.observe.metrics import Metrics
 from sidecar.observe.refusals import Refusals
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
+from sidecar.signaling.outlet import Outlet
 from sidecar.signaling.packets import Signal
-from sidecar.signaling.presence import Member, Outlet
+from sidecar.signaling.presence import Member
 from tests.harness import guid
 
 
@@ -22,7 +23,7 @@ class Clock:
 
 class Nowhere(Outlet):
     def __init__(self) -> None:
-        super().__init__(self)
+        super().__init__()
 
     def fail(self, error: Exception) -> None:
         raise error
