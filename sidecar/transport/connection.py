@@ -187,7 +187,7 @@ class Connection(FrameReader):
             limits = self._home.limits
             ahead = self._due_at - now
             if ahead <= limits.message_burst_seconds:
-                self._due_at = (now if ahead < 0 else self._due_at) + limits.message_interval_seconds
+                self._due_at = (now if ahead < 0.0 else self._due_at) + limits.message_interval_seconds
                 return True
             conduct = self._misconduct()
             conduct.limit(now)
