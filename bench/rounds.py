@@ -42,7 +42,7 @@ class Results:
 
 
 def run_rounds(world: World, cases: Iterable[Case], *, rounds: int, seconds: float) -> Results:
-    """Each case on each of its servers, `rounds` times over. A server is started anew for each run."""
+    """Each case on each of its servers, `rounds` times its turns over. A server is started anew for each run."""
     results = Results()
     cases = list(cases)
     for number in range(rounds):
@@ -52,7 +52,7 @@ def run_rounds(world: World, cases: Iterable[Case], *, rounds: int, seconds: flo
 
 def run_round(world: World, cases: Iterable[Case], results: Results, *, seconds: float) -> None:
     for case in cases:
-        for server in case.servers:
+        for server in case.servers * case.turns:
             outcome = _run(world, case, server, seconds)
             load = os.getloadavg()[0]
             print(f"[load {load:.1f}] {case.name}: {server.name}: {outcome}", file=sys.stderr)
