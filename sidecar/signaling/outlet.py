@@ -37,8 +37,8 @@ class Outlet(ABC):
 def write_to(outlets: Iterable[Outlet], data: bytes, packets: int, *, but: Outlet | None = None) -> None:
     """Write `data`, the frames of so many packets, to each of `outlets` `but` one.
 
-    To the socket itself: through its transport, which does the same, the way is twice as long. What the socket does not
-    take, or where it is broken, is the transport's to deal with.
+    To the socket itself: its transport does the same with far more code, which is seldom in the core's caches. What the
+    socket does not take, and where it is broken, is the transport's to deal with.
     """
     size = len(data)
     for outlet in outlets:
