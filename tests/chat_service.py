@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping
 from typing import Self
 
@@ -27,13 +27,14 @@ class ChatServiceDouble(ChatMembershipServiceServicer):
     Nobody is a member until `allow`. A change reaches open streams only through `tell` (or `allow(…, tell=True)`), so
     that a test decides whether a sidecar learns of it from the stream or from a re-check.
 
-    `delay_seconds` holds every unary answer back. `calls` counts by method, `batch_sizes` and `traceparents` say more.
+    `delay_seconds` holds every unary answer back. `calls` counts by method, `batch_sizes` and `traceparents`, these
+    by method too, say more: a test that looks at one call is not disturbed by a re-check.
     """
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
         self.batch_sizes: list[int] = []
-        self.traceparents: list[str] = []
+        self.traceparents: defaultdict[str, list[str]] = defaultdict(list)
         self.delay_seconds = 0.0
         self.watching = 0
         self.resumed_after: list[str] = []
@@ -188,7 +189,8 @@ class ChatServiceDouble(ChatMembershipServiceServicer):
 
     async def _begin(self, method: str, context: grpc.aio.ServicerContext) -> None:
         self.calls[method] += 1
-        self.traceparents += [value for name, value in context.invocation_metadata() if name == "traceparent"]
+        found = [value for name, value in context.invocation_metadata() if name == "traceparent"]
+        self.traceparents[method] += found
         if self.delay_seconds:
             await asyncio.sleep(self.delay_seconds)
         if status := self._failures.get(method):

@@ -114,7 +114,7 @@ async def test_an_error_is_no_answer_and_is_not_asked_again(chat, status, reason
 async def test_the_trace_goes_along(chat):
     async with client(chat.target) as program:
         await program.service.get(new_key(), metadata=(("traceparent", "00-1-2-01"),))
-        assert chat.traceparents == ["00-1-2-01"]
+        assert chat.traceparents["GetMembership"] == ["00-1-2-01"]
 
 
 async def test_every_call_is_traced_and_of_a_stream_its_opening(chat):
@@ -133,7 +133,10 @@ async def test_every_call_is_traced_and_of_a_stream_its_opening(chat):
     async with client(chat.target, trace_call=traced) as program:
         await program.service.get(new_key())
         await program.service.batch([new_key()])
-        assert chat.traceparents == ["GetMembership", "BatchGetMemberships"]
+        assert chat.traceparents == {
+            "GetMembership": ["GetMembership"],
+            "BatchGetMemberships": ["BatchGetMemberships"],
+        }
         events = program.service.watch("")
         assert await anext(events) == WatchStarted()
         opened = ("WatchMemberships", "OK")

@@ -48,7 +48,7 @@ async def test_a_handshake_is_a_span_with_its_steps_below_and_the_chat_service_g
     assert (handshake.parent_id, handshake.kind) == (CALLER, Kind.SPAN_KIND_SERVER)
     assert verify.parent_id == membership.parent_id == handshake.span_id
     assert (call.parent_id, call.kind) == (membership.span_id, Kind.SPAN_KIND_CLIENT)
-    assert chat.traceparents == [f"00-{TRACE}-{call.span_id}-01"]
+    assert chat.traceparents["GetMembership"] == [f"00-{TRACE}-{call.span_id}-01"]
     assert handshake.attributes == {
         "http.response.status_code": 101,
         "sphere.outcome": "accepted",
@@ -167,7 +167,7 @@ async def test_a_sampler_that_takes_nothing_leaves_ids_and_no_spans(
         sidecar.terminate()
         await sidecar.exit_status()
     assert collector.spans == []
-    (passed,) = chat.traceparents
+    (passed,) = chat.traceparents["GetMembership"]
     assert passed.split("-")[1] == TRACE
     assert passed.endswith("-00")
 
@@ -191,7 +191,7 @@ async def test_without_tracing_the_callers_trace_is_passed_on_as_it_came(start, 
     async with start() as sidecar:
         await sidecar.connect(room, issuer.token(account), headers={"traceparent": TRACEPARENT})
         refused = await sidecar.probe(room, issuer.token(other))
-    with_trace, made_up = chat.traceparents
+    with_trace, made_up = chat.traceparents["GetMembership"]
     assert with_trace == TRACEPARENT
     assert made_up.split("-")[1] == refused.json["traceId"]
 
