@@ -148,6 +148,7 @@ class Sidecar:
             observer=metrics,
             log=log,
             clock=time.time,
+            rooms_write_to_sockets=not self._tracer.threaded,
         )
         metrics.watch(
             hub=hub,

@@ -29,15 +29,19 @@ def guid() -> str:
 
 async def until(condition, what: str = "condition", seconds: float = DEADLINE_SECONDS):
     """Wait until `condition()` is true, and return what it gave; fail with `what` if that takes too long."""
-    async with asyncio.timeout(seconds) as deadline:
-        while True:
-            result = condition()
-            if asyncio.iscoroutine(result):
-                result = await result
-            if result:
-                return result
-            await asyncio.sleep(0.02)
-    raise AssertionError(f"{what}: not within {seconds} s ({deadline})")
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            while True:
+                result = condition()
+                if asyncio.iscoroutine(result):
+                    result = await result
+                if result:
+                    return result
+                await asyncio.sleep(0.02)
+    except TimeoutError as error:
+        if deadline.expired():
+            raise AssertionError(f"{what}: not within {seconds} s") from error
+        raise
 
 
 @dataclass

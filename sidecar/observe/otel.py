@@ -38,6 +38,8 @@ _propagator = TraceContextTextMapPropagator()
 class OpenTelemetry:
     """Implements `tracing.Tracer`. Spans are queued, bounded, and sent by a thread of the SDK's."""
 
+    threaded = True
+
     def __init__(self, environ: Mapping[str, str]) -> None:
         given = environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
         named = environ.get("OTEL_SERVICE_NAME") or any(

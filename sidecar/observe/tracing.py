@@ -52,6 +52,10 @@ class Trace(Protocol):
 class Tracer(Protocol):
     """Where handshakes, calls and relays are told of."""
 
+    @property
+    def threaded(self) -> bool:
+        """Whether a thread of its own runs Python."""
+
     def handshake(self, traceparent: str | None, tracestate: str | None) -> Trace:
         """A request came, with these headers."""
 
@@ -67,6 +71,8 @@ class Tracer(Protocol):
 
 class Untraced:
     """No spans: ids are made up or passed on as they came (W3C Trace Context, section 3.4: no participation)."""
+
+    threaded = False
 
     def handshake(self, traceparent: str | None, tracestate: str | None) -> Trace:
         trace_id = trace_id_of(traceparent)

@@ -21,12 +21,12 @@ class Outlet(ABC):
 
     def __init__(self) -> None:
         self.fd = NO_FD
-        """The peer's socket while the connection is open and nothing waits to be sent. Before it is closed this is
-        `NO_FD`: its number may be another connection's next."""
+        """The peer's socket, on which TCP carries our bytes as they are, while the connection is open and nothing waits
+        to be sent; or `NO_FD`. It is that before the socket is closed: its number may be another connection's next."""
         self.packets_out = 0
 
     @abstractmethod
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Send whole frames, or what is left of them, after all that was sent before; never wait."""
 
     @abstractmethod
@@ -37,8 +37,9 @@ class Outlet(ABC):
 def write_to(outlets: Iterable[Outlet], data: bytes, packets: int, *, but: Outlet | None = None) -> None:
     """Write `data`, the frames of so many packets, to each of `outlets` `but` one.
 
-    To the socket itself: its transport does the same with far more code, which is seldom in the core's caches. What the
-    socket does not take, and where it is broken, is the transport's to deal with.
+    To the socket itself, where there is one: its transport does the same with far more code, which is seldom in the
+    core's caches. What the socket does not take, and where it is broken, is the transport's to deal with; all
+    of them keep the same `data`, each from where it stopped.
     """
     size = len(data)
     for outlet in outlets:
@@ -53,7 +54,7 @@ def write_to(outlets: Iterable[Outlet], data: bytes, packets: int, *, but: Outle
                     except OSError:
                         taken = 0
                     if taken < size:
-                        outlet.write(data[taken:])
+                        outlet.write(memoryview(data)[taken:])
                 outlet.packets_out += packets
             except Exception as error:  # noqa: BLE001 - it ends this receiver and no other
                 outlet.fail(error)

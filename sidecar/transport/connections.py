@@ -89,8 +89,13 @@ class Connections:
         observer: Observer,
         log: BoundLogger,
         clock: Callable[[], float],
+        rooms_write_to_sockets: bool = True,
     ) -> None:
+        """`rooms_write_to_sockets`: False where another thread runs Python. `os.write` lets go of the interpreter's
+        lock, and such a thread may keep it for 5 ms each time; a transport's write does not.
+        """
         self.limits = limits
+        self.rooms_write_to_sockets = rooms_write_to_sockets
         self.verifier = verifier
         self.observer = observer
         self.clock = clock

@@ -39,7 +39,7 @@ class FrameWriter(Outlet, asyncio.Protocol):
     def cut(self, disconnect: Disconnect) -> None:
         """End it without a word."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         if self.disconnect is None:
             self._transport.write(data)
             if self._congested:
@@ -80,7 +80,7 @@ class FrameWriter(Outlet, asyncio.Protocol):
         """Nothing is unsent: rooms may write to the socket, which the transport closes after `connection_lost`."""
         self._congested = False
         self._allowance = 0
-        if self.disconnect is None:
+        if self.disconnect is None and self._home.rooms_write_to_sockets:
             self.fd = self._transport.get_extra_info("socket").fileno()
 
     def give_up(self) -> None:

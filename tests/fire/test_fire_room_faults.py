@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from unittest import mock
 
 import pytest
@@ -10,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from bench.path import client_frame
 from sidecar import errors
-from sidecar.signaling.outlet import NO_FD
+from sidecar.signaling.outlet import NO_FD, Outlet, write_to
 from tests.fire.faults import Fault, Injected, World, one_world
 from tests.harness import Client, guid, until
 
@@ -128,6 +130,35 @@ async def test_what_a_socket_does_not_take_is_sent_all_the_same(world, trio, tak
         assert await signals(c, 4) == [("offer", a.connection_id)] * 4
     await assert_talk(b, c)
     assert world.traces() == []
+
+
+class Slow(Outlet):
+    """Keeps what its socket does not take."""
+
+    def __init__(self, taken_by: socket.socket) -> None:
+        super().__init__()
+        self.fd = taken_by.fileno()
+        self.kept: list[memoryview] = []
+
+    def write(self, data: memoryview) -> None:
+        self.kept.append(data)
+
+    def fail(self, error: Exception) -> None:
+        raise error
+
+
+def test_what_sockets_do_not_take_is_kept_once_for_all():
+    data = bytes(4_000_000)
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(one) for _ in range(2) for one in socket.socketpair()]
+        for one in sockets:
+            one.setblocking(False)
+        slow = [Slow(one) for one in sockets[::2]]
+        write_to(slow, data, 1)
+    for outlet in slow:
+        (rest,) = outlet.kept
+        assert 0 < len(rest) < len(data)
+        assert rest.obj is data
 
 
 @pytest.mark.parametrize("end", ["it resets", "it closes", "it is cut"])

@@ -170,7 +170,7 @@ async def test_every_query_of_the_dashboard_returns_data_and_every_rule_evaluate
 
                 try:
                     await until(all_answered, "data for every panel", seconds=40)
-                except TimeoutError:
+                except AssertionError:
                     raise AssertionError(f"no data for {sorted(pending)}") from None
                 await until(lambda: no_problems(prometheus), "all rules evaluated")
     finally:

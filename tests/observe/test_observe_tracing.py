@@ -14,6 +14,8 @@ from websockets.exceptions import InvalidStatus
 
 from sidecar.observe import tracing
 from sidecar.observe.tracing import Untraced
+from sidecar.signaling.outlet import NO_FD
+from tests.fire.faults import one_world
 from tests.harness import ROOT, guid, until
 from tests.observe.collector import Collector
 
@@ -183,6 +185,20 @@ async def test_a_collector_that_is_away_neither_holds_handshakes_nor_the_end(
         sidecar.terminate()
         assert (await client.closed())[0] == 1012
         assert await sidecar.exit_status() == 0
+
+
+async def test_rooms_write_through_transports_while_a_thread_sends_spans(issuer, collector):
+    """`os.write` would let go of the interpreter's lock at each receiver, and wait for that thread to give it back."""
+    room = guid()
+    async with one_world(issuer) as world:
+        a, b = await world.join(room), await world.join(room)
+        assert {one.fd for one in world.running.connections.by_id.values()} == {NO_FD}
+        await a.send({"type": "offer", "data": {}})
+        await b.receive_signal("offer")
+        assert {one.fd for one in world.running.connections.by_id.values()} == {NO_FD}
+        for client in (a, b):
+            await client.close()
+    assert collector.named("handshake")
 
 
 async def test_without_tracing_the_callers_trace_is_passed_on_as_it_came(start, chat, issuer):
