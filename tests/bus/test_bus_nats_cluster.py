@@ -138,28 +138,26 @@ async def test_a_session_is_known_to_have_ended_though_servers_of_the_stream_die
     await until(made, "a leader for the stream")
     before, after = guid(), guid()
 
-    def revoke(session: str):
-        return stream.publish("auth.session.revoked", json.dumps({"session_id": session}).encode())
+    async def revoked(session: str) -> bool:
+        event = json.dumps({"session_id": session}).encode()
+        with contextlib.suppress(nats.errors.Error, TimeoutError):  # without a leader there is no answer
+            await stream.publish("auth.session.revoked", event, timeout=1)
+            return True
+        return False
 
     async def refused(sidecar, session: str) -> bool:
         answer = await sidecar.probe(room, issuer.token(alice, session_id=session))
         return answer.json["code"] == "TOKEN_REVOKED"
 
-    await revoke(before)
+    await until(lambda: revoked(before), "the stream takes events")
     async with fleet(",".join(server.url for server in servers)) as (one,):
-        await until(lambda: refused(one, before))
+        await until(lambda: refused(one, before), "what was said before its start")
         here = await on_the_bus(one, *servers)
         (dead,) = (server for server in servers if netloc(server) == here)
         await dead.kill()
         alive = [server for server in servers if server is not dead]
         await on_the_bus(one, *alive)
 
-        async def told() -> bool:
-            with contextlib.suppress(nats.errors.Error, TimeoutError):
-                await revoke(after)
-                return True
-            return False
-
-        await until(told, "the stream has a leader again")
-        await until(lambda: refused(one, after))
+        await until(lambda: revoked(after), "the stream has a leader again")
+        await until(lambda: refused(one, after), "what was said after the death")
     await client.close()
