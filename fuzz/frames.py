@@ -93,6 +93,7 @@ class _Home:
     """What a connection asks of its process, without a process."""
 
     limits = _LIMITS
+    rooms_write_to_sockets = True
     quiet_logger = _LOG
     observer = _Observer()
 
