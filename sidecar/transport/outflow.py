@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class FrameWriter(Outlet, asyncio.Protocol):
     """Writes whole frames to a peer and never waits: what the kernel does not take is kept, within a bound.
 
-    Rooms write to its socket while that takes at once what it gets, and to this object while unsent bytes pile up.
+    Rooms write to its socket while that takes at once what it gets, and to this object while unsent bytes pile up, or
+    always where `Connections` has it so.
     """
 
     __slots__ = ("_allowance", "_congested", "_home", "_transport", "disconnect")
