@@ -86,7 +86,7 @@ async def _play(library: ctypes.CDLL) -> None:
 
 async def _wander(library: ctypes.CDLL) -> None:
     """Messages of anybody in many rooms of 3."""
-    stage = Stage(size=3, rooms=MANY_ROOMS)
+    stage = Stage(size=3, rooms=MANY_ROOMS, quiet=True)
     stage.room = list(stage.connections.by_id.values())
     chance = random.Random(1)
     for _ in range(2):

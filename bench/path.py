@@ -126,30 +126,19 @@ class _NobodyAsks:
         pass
 
 
-class Later:
-    """The rooms' schedule where whoever made it says when a tick ends."""
-
-    def __init__(self) -> None:
-        self.written_at = inf
-        self.work: list[Callable[[], None]] = []
-
-    def __call__(self, work: Callable[[], None]) -> None:
-        self.work.append(work)
-
-
 class Stage:
     """`rooms` rooms of `size`, everything on as in the shipped program. Make it inside a running loop.
 
-    `quiet`: the loop has time whenever somebody speaks. `counted`: what is written to each is counted.
+    `quiet`: each message finds its room silent; else much is said there. `counted`: what is written to each is counted.
     """
 
     def __init__(self, *, size: int, rooms: int = 1, quiet: bool = False, counted: bool = False) -> None:
-        self._later = Later()
-        self._quiet = quiet
+        self._due: list[Callable[[], None]] = []
+        self._collects_until = -inf if quiet else inf
         metrics = Metrics(max_rooms=200, room_label=True, connections_limit=10_000, refusals=Refusals())
         hub = Hub(
             bus=LocalBus(),
-            schedule=self._later,
+            schedule=self._due.append,
             instruments=metrics,
             counters=metrics.rooms,
             max_room_connections=0,
@@ -214,9 +203,9 @@ class Stage:
 
         Without `tick` the end of the tick is still to come.
         """
-        if self._quiet:
-            self._later.written_at = -inf
-        self.room[number].data_received(self.frame * messages)
+        speaker = self.room[number]
+        speaker.member.room.collects_until = self._collects_until
+        speaker.data_received(self.frame * messages)
         if tick:
             self.tick()
 
@@ -228,9 +217,9 @@ class Stage:
 
     def tick(self) -> None:
         """What the loop would run next."""
-        while self._later.work:
-            due = self._later.work[:]
-            self._later.work.clear()
+        while self._due:
+            due = self._due[:]
+            self._due.clear()
             for call in due:
                 call()
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from math import inf
+from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from bench.path import Later
 from sidecar.bus.local import LocalBus
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.refusals import Refusals
@@ -19,6 +18,7 @@ from sidecar.signaling.hub import Hub
 from sidecar.signaling.outlet import Outlet
 from sidecar.signaling.packets import PacketError, Signal
 from sidecar.signaling.presence import Member, Presence
+from sidecar.signaling.room import SPARSE_SECONDS
 from tests.harness import guid
 
 ROOMS = [guid() for _ in range(2)]
@@ -47,11 +47,12 @@ class Reader(Outlet):
 class Rooms(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
-        self.later = Later()
+        self.due: list[Callable[[], None]] = []
+        self.now = 1.0
         self.metrics = Metrics(max_rooms=1, room_label=True, connections_limit=0, refusals=Refusals())
         self.hub = Hub(
             bus=LocalBus(),
-            schedule=self.later,
+            schedule=self.due.append,
             instruments=self.metrics,
             counters=self.metrics.rooms,
             max_room_connections=0,
@@ -101,9 +102,9 @@ class Rooms(RuleBasedStateMachine):
         to=st.sampled_from([None, *ACCOUNTS]),
         narrow=st.booleans(),
         last=st.booleans(),
-        quiet=st.booleans(),
+        later=st.sampled_from([0.0, SPARSE_SECONDS / 2, SPARSE_SECONDS]),
     )
-    def say(self, pick, to, narrow, last, quiet):
+    def say(self, pick, to, narrow, last, later):
         if not self.members:
             return
         connection = pick.choice(list(self.members))
@@ -115,10 +116,10 @@ class Rooms(RuleBasedStateMachine):
             for c in self.others(room, connection)
             if (to is None or self.members[c][2] == to) and (one is None or c == one)
         ]
+        self.now += later
         try:
-            self.later.written_at = 0.0 if quiet else inf
             signal = Signal("x", json.dumps(data).encode(), to, one)
-            member.room.post(member, signal, size=1, received_at=1.0, last=last)
+            member.room.post(member, signal, size=1, received_at=self.now, last=last)
         except PacketError:
             assert to or one
             assert not receivers
@@ -131,12 +132,12 @@ class Rooms(RuleBasedStateMachine):
 
     @rule()
     def tick(self):
-        while self.later.work:
-            self.later.work.pop()()
+        while self.due:
+            self.due.pop()()
 
     @invariant()
     def everybody_got_what_was_for_them_and_nothing_else(self):
-        if self.later.work:
+        if self.due:
             return
         for connection, (_, _, _, outlet) in self.members.items():
             got = []

@@ -1,12 +1,13 @@
 """Who is in a room, and what was said: synchronous, so that no packet slips between a check and what rests on it.
 
-A room collects what it is told during one tick of the loop and then writes once to each member; what has nothing to
-wait for is written at once. Members here have an outlet; presences elsewhere (other replicas) are told of by the bus.
+A room where much is said collects it during one tick of the loop and then writes once to each member; what has nothing
+to wait for is written at once. Members here have an outlet; presences elsewhere (other replicas) are told of by the bus.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
@@ -62,14 +63,8 @@ class Instruments(Protocol):
         """A relay after `next_sample`, which this puts off; it is among the `relayed` too."""
 
 
-class Schedule(Protocol):
-    """The end of a tick of the loop, one for all rooms."""
-
-    written_at: float
-    """When what the rooms had to say was last written, on the monotonic clock; infinity while some of it waits."""
-
-    def __call__(self, work: Callable[[], None], /) -> None:
-        """Call `work` when what can be read now has been read, or sooner."""
+Schedule = Callable[[Callable[[], None]], None]
+"""Calls the work it is given when what can be read now has been read, or sooner: one for all rooms."""
 
 
 class Participant(NamedTuple):
@@ -80,8 +75,8 @@ class Participant(NamedTuple):
     connection_ids: list[str]
 
 
-QUIET_SECONDS = 0.0001
-"""After so long without a word in any room the loop has time: a signal is written at once, not with what may follow."""
+SPARSE_SECONDS = 0.002
+"""After so long without a word in the room hardly anything comes in one tick with the next: it is written at once."""
 
 _NOBODY: Final[dict[str, Presence]] = {}
 """The others of every room that has all its people on this replica: one dict for all, never written to."""
@@ -105,6 +100,7 @@ class Room:
         "_schedule",
         "_talk",
         "accounts",
+        "collects_until",
         "counters",
         "expected",
         "id",
@@ -131,6 +127,9 @@ class Room:
         """The connections on other replicas, by connection id."""
         self.expected = 0
         """Connections on their way in: the room stays open for them."""
+        self.collects_until = 0.0
+        """What is said to all before this, on the monotonic clock, waits for the end of its tick. Infinity while that
+        pays, because the last time several signals left together; 0 after it was one alone."""
         self._dialects: tuple[Dialect, ...] = ()  # those the members here speak
         self._outlets: tuple[Outlet, ...] = ()  # theirs, in the order they came
         # Since the last flush: what members said to all others, or if there was more than that, all there was.
@@ -216,7 +215,7 @@ class Room:
             and self._talk is None
             and (
                 len(self._outlets) == 2  # noqa: PLR2004 - who hears only from one other: nothing to collect
-                or received_at - self._schedule.written_at >= QUIET_SECONDS
+                or received_at >= self.collects_until
             )
         ):
             self._tell_at_once(member, envelope)
@@ -309,10 +308,8 @@ class Room:
         counters, deliveries = self.counters, len(outlets) - 1
         counters.delivered += deliveries
         counters.bytes_delivered += deliveries * size
-        now, schedule = monotonic(), self._schedule
-        if schedule.written_at < now:  # noqa: PLR1730 - `max` costs a thirtieth of all this; infinite: another room waits
-            schedule.written_at = now
-        self._relayed((envelope,), now)
+        self.collects_until = envelope.received_at + SPARSE_SECONDS
+        self._relayed((envelope,), monotonic())
 
     def _tell_all(self, speaker: Outlet | None, envelope: Envelope) -> None:
         """Encode now, where a bug is still its sender's; write at the end of the tick to all but the speaker.
@@ -392,6 +389,7 @@ class Room:
         counters.bytes_delivered += size
         now = monotonic()
         if talk is not None:
+            self.collects_until = inf if len(talk.envelopes) > 1 else 0.0
             self._relayed(talk.envelopes, now)
         for envelope, _ in said or ():
             if envelope.received_at:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from math import inf
-from time import monotonic
 
 AT_A_TIME = 32
 """Pieces of work that wait at most: what more rooms hold has left the core's caches when it is written."""
@@ -18,7 +16,6 @@ class Tick:
     """
 
     def __init__(self) -> None:
-        self.written_at = 0.0
         self._due: list[Callable[[], None]] = []
 
     def __call__(self, work: Callable[[], None]) -> None:
@@ -27,7 +24,6 @@ class Tick:
         elif not self._due:
             asyncio.get_running_loop().call_soon(self._run)
         self._due.append(work)
-        self.written_at = inf
 
     def _run(self) -> None:
         due, self._due = self._due, []
@@ -38,5 +34,3 @@ class Tick:
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "work at the end of a tick failed", "exception": error}
                 )
-        if not self._due:
-            self.written_at = monotonic()

@@ -111,7 +111,7 @@ async def test_a_directed_message_costs_the_same_however_many_are_in_the_room(st
 async def test_what_was_said_in_one_tick_is_written_once_per_receiver(stage):
     room = stage(size=8)
     for _ in range(10):
-        room.room[0].data_received(room.frame)
+        room.say(tick=False)
     room.tick()
     assert room.writes() == [0] + [1] * 7
 
@@ -135,7 +135,7 @@ async def test_what_is_said_in_one_read_is_written_once_and_at_once_where_nothin
 
 
 async def test_who_speaks_right_after_somebody_else_waits_for_the_end_of_the_tick(stage, monkeypatch):
-    monkeypatch.setattr("sidecar.signaling.room.QUIET_SECONDS", 3600)
+    monkeypatch.setattr("sidecar.signaling.room.SPARSE_SECONDS", 3600)
     room = stage(size=3, quiet=True)
     room.say(0, tick=False)
     for speaker in room.room[1:]:
@@ -143,6 +143,34 @@ async def test_who_speaks_right_after_somebody_else_waits_for_the_end_of_the_tic
     assert room.writes() == [0, 1, 1]
     room.tick()
     assert room.writes() == [1, 1, 1]
+
+
+async def test_a_room_collects_as_long_as_signals_come_together(stage, monkeypatch):
+    monkeypatch.setattr("sidecar.signaling.room.SPARSE_SECONDS", 0)
+    three = stage(size=3)
+
+    def alone() -> list[int]:
+        three.room[0].data_received(three.frame)
+        at_once = three.writes()
+        three.tick()
+        three.writes()
+        return at_once
+
+    three.all_say()
+    assert three.writes() == [1, 1, 1]
+    assert alone() == [0, 0, 0]  # it might have been as many as before
+    assert alone() == [0, 1, 1]
+    assert alone() == [0, 1, 1]
+
+
+async def test_one_room_s_talk_does_not_keep_another_waiting(stage):
+    two = stage(size=3, rooms=2)
+    here, there = two.room[0], list(two.connections.by_id.values())[3]
+    here.data_received(two.frame * 2)
+    there.data_received(two.frame)
+    assert two.writes() == [0, 0, 0, 0, 1, 1]
+    two.tick()
+    assert two.writes() == [0, 1, 1, 0, 0, 0]
 
 
 async def test_what_is_read_with_something_else_after_it_is_written_at_the_end_of_the_tick(stage):

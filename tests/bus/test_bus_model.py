@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from bench.path import Later
 from sidecar.bus.spanning import SpanningBus
 from sidecar.signaling.envelope import Dialect, Identity
 from sidecar.signaling.hub import Hub
@@ -32,7 +32,7 @@ class Simulated:
         self.subjects: set[str] = set()
         self.inbox: list[tuple[str, bytes]] = []
         self.noted = Noted()
-        self.later = Later()
+        self.due: list[Callable[[], None]] = []
         self.people: dict[str, Person] = {}
         self.places: int | None = None  # messages that may still wait to be sent; None: any number
         network.epoch += 1
@@ -41,14 +41,14 @@ class Simulated:
             node_timeout_seconds=TIMEOUT_SECONDS,
             observer=self.noted,
             clock=lambda: network.now,
-            schedule=self.later,
+            schedule=self.due.append,
             me=f"r{number}x{network.epoch}",
             epochs=lambda: 0,
         )
         self.bus.carrier = self
         self.hub = Hub(
             bus=self.bus,
-            schedule=self.later,
+            schedule=self.due.append,
             instruments=Instruments(),
             counters=Counters(),
             max_room_connections=0,
@@ -100,8 +100,8 @@ class Simulated:
         self.run()
 
     def run(self) -> None:
-        while self.later.work:
-            self.later.work.pop(0)()
+        while self.due:
+            self.due.pop(0)()
 
     def join(self, account: str, room: str = ROOM) -> None:
         person = Person(account, "")
