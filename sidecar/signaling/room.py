@@ -1,7 +1,7 @@
 """Who is in a room, and what was said: synchronous, so that no packet slips between a check and what rests on it.
 
-A room where much is said collects it during one tick of the loop and then writes once to each member; what has nothing
-to wait for is written at once. Members here have an outlet; presences elsewhere (other replicas) are told of by the bus.
+Where much is said it is collected for a tick of the loop and then written once to each member; what has nothing to wait
+for is written at once. Members here have an outlet; presences elsewhere (other replicas) are told of by the bus.
 """
 
 from __future__ import annotations
