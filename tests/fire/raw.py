@@ -145,6 +145,7 @@ class Peer:
 async def dial(sidecar: Sidecar, *, receive_buffer: int = 0, port: int = 0) -> AsyncIterator[Peer]:
     """A bare TCP connection, torn down afterwards."""
     sock = socket.socket()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as browsers do
     if receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.setblocking(False)

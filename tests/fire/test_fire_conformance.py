@@ -70,7 +70,6 @@ async def test_messages_of_every_length_encoding_are_read(world, joined, size, o
 async def test_a_frame_may_come_in_pieces(world, joined, piece):
     payload = ping_packet(300 if piece == 1 else 60_000)
     async with joined() as peer:
-        peer.writer.transport.get_extra_info("socket").setsockopt(6, 1, 1)  # TCP_NODELAY
         await peer.send_in_pieces(frame(TEXT, payload) + frame(TEXT, payload), piece)
         await answers(peer, payload)
         await answers(peer, payload)
