@@ -7,6 +7,8 @@ import re
 from uuid import UUID
 
 _CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_RANDOM = 0xFFFFFFFF_FFFF_0FFF_3FFF_FFFFFFFFFFFF
+_VERSION_4 = 0x00000000_0000_4000_8000_000000000000
 _ACCEPTED = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -21,8 +23,5 @@ def canonical_guid(text: str) -> str | None:
 
 def new_guid() -> str:
     """A random one, canonical (RFC 9562 5.4): `uuid4` without the object in between, for each handshake needs one."""
-    octets = bytearray(os.urandom(16))
-    octets[6] = octets[6] & 0x0F | 0x40  # version 4
-    octets[8] = octets[8] & 0x3F | 0x80  # variant
-    digits = octets.hex()
+    digits = f"{int.from_bytes(os.urandom(16)) & _RANDOM | _VERSION_4:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
-import msgspec
-
-_encode = msgspec.json.encode
-_TO_THE_SECOND = len('"1970-01-01T00:00:00')
-_TO_THE_MILLISECOND = _TO_THE_SECOND + len(".000")
+_SECONDS_KNOWN = 1024
 
 
 def rfc3339(seconds: float) -> str:
     """A time since the epoch as RFC 3339 UTC with `Z`, to the millisecond."""
-    text = _encode(datetime.fromtimestamp(seconds, UTC)).decode()  # half the work of isoformat
-    fraction = text[_TO_THE_SECOND:_TO_THE_MILLISECOND]
-    return text[1:_TO_THE_SECOND] + (fraction if fraction[0] == "." else ".000") + "Z"
+    second, microseconds = divmod(round(seconds * 1e6), 1_000_000)
+    return f"{_to_the_second(second)}.{microseconds // 1000:03d}Z"
+
+
+@lru_cache(_SECONDS_KNOWN)
+def _to_the_second(second: int) -> str:
+    """Those who come together share most of it."""
+    return datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat()

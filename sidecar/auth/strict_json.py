@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import NoReturn
 
+_BLANKS = " \t\n\r"  # RFC 8259 section 2
+
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
@@ -27,7 +29,11 @@ def loads(document: bytes) -> object:
         ValueError: not UTF-8, not JSON, a name twice in one object, NaN or Infinity, or nested too deep.
     """
     try:
-        value: object = _DECODER.decode(document.decode("utf-8"))
+        text = document.decode("utf-8").strip(_BLANKS)
+        value: object
+        value, end = _DECODER.raw_decode(text)  # `decode` looks for blanks by regular expressions
     except RecursionError:
         raise ValueError("nested too deep") from None
+    if end != len(text):
+        raise ValueError("more than one JSON text")
     return value

@@ -190,8 +190,9 @@ class Handshake:
         self._check_open()
         dialect = self._upgrade_dialect(request)
         head = switching_protocols(request, select_bearer=offers_bearer(request.headers))
-        async with self._hub.entering(room_id) as waited:
-            if waited:
+        with self._hub.entering(room_id) as room:
+            if not room.settled:
+                await room.settle()
                 membership = await self._directory.admit(MemberKey(room_id, account_id))
             # The last wait is over: what is true from here on is true when the connection joins.
             self._check_open()
@@ -354,10 +355,12 @@ def _credential(request: Request) -> Credential:
 
 def _argument(request: Request, name: str) -> str | None:
     """The first value of the query's `name` that is not empty."""
-    for pair in request.query_string.split("&"):
-        key, _, value = pair.partition("=")
-        if value and key == name:
-            return unquote_plus(value)
+    query = request.query_string
+    if name in query:  # mostly one of the two is
+        for pair in query.split("&"):
+            key, _, value = pair.partition("=")
+            if value and key == name:
+                return unquote_plus(value)
     return None
 
 

@@ -137,7 +137,10 @@ class Questions:
             self._drop_if_over(key, question)
 
     async def _get(self, key: MemberKey, question: _Question, metadata: Metadata) -> Answer:
-        await self._take_turn()
+        if self._turns.locked():
+            await self._wait_for_turn()
+        else:
+            await self._turns.acquire()  # without waiting
         try:
             question.asked, question.asked_at = next(self._numbers), self._clock()
             with self._breaker:
@@ -146,10 +149,7 @@ class Questions:
         finally:
             self._turns.release()
 
-    async def _take_turn(self) -> None:
-        if not self._turns.locked():
-            await self._turns.acquire()  # without waiting
-            return
+    async def _wait_for_turn(self) -> None:
         try:
             async with asyncio.timeout(_MAX_WAIT_FOR_TURN_SECONDS):
                 await self._turns.acquire()

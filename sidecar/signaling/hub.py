@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 from sidecar.errors import Refusal, RefusalCode
 from sidecar.signaling.counters import RoomCounterBook
@@ -13,7 +14,7 @@ from sidecar.signaling.room import Bus, Instruments, Participant, Room, Schedule
 
 
 class Entering:
-    """`async with` it: whether there was anything to wait for; if so, what the caller knows otherwise has aged."""
+    """`with` it, a room stays open for someone about to join it."""
 
     __slots__ = ("_bus", "_close_room", "_open_room", "_room", "_room_id")
 
@@ -30,24 +31,23 @@ class Entering:
         self._open_room = open_room
         self._close_room = close_room
 
-    async def __aenter__(self) -> bool:
-        room = self._room = self._open_room(self._room_id)
-        room.expected += 1
-        try:
-            waits = not self._bus.settled(room.id)
-            if waits:
-                await self._bus.settle(room.id)
-        except BaseException:
-            self._end()
-            raise
-        return waits
+    def __enter__(self) -> Self:
+        self._room = self._open_room(self._room_id)
+        self._room.expected += 1
+        return self
 
-    async def __aexit__(self, *_error: object) -> None:
-        self._end()
-
-    def _end(self) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._room.expected -= 1
         self._close_room(self._room)
+
+    @property
+    def settled(self) -> bool:
+        """Whether those in it elsewhere are known."""
+        return self._bus.settled(self._room_id)
+
+    async def settle(self) -> None:
+        """Wait until they are; what the caller knows otherwise has aged then."""
+        await self._bus.settle(self._room_id)
 
 
 class Hub:
@@ -86,7 +86,7 @@ class Hub:
             raise Refusal(RefusalCode.TOO_MANY_CONNECTIONS, f"this account has its {most} connections")
 
     def entering(self, room_id: str) -> Entering:
-        """Keep a room open for someone about to join it, and wait until those in it elsewhere are known."""
+        """Someone is about to join a room: they wait until it is `settled`."""
         return Entering(room_id, bus=self._bus, open_room=self._open, close_room=self._close_if_empty)
 
     def join(

@@ -197,7 +197,8 @@ class Replica:
         account = account or guid()
         person = Person(account, name)
         person.hub = self.hub
-        async with self.hub.entering(room):
+        with self.hub.entering(room) as entered:
+            await entered.settle()
             person.member, person.welcome = self.hub.join(
                 room,
                 connection_id=guid(),
