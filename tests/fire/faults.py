@@ -42,7 +42,7 @@ LAST_DEFENCE = {
 could do so: a bug in it is beyond it."""
 
 BOOKS = {
-    "Entering.__aexit__", "Entering._end", "Connections.leave", "Connections.lost", "Connection.connection_lost",
+    "Entering.__exit__", "Connections.leave", "Connections.lost", "Connection.connection_lost",
     "Directory.unfollow", "LiveMemberships.remove",
 }  # fmt: skip
 """Who left is struck out here: a bug in that leaves an entry too many, and hangs nobody."""
