@@ -121,6 +121,11 @@ class ChatServiceDouble(ChatMembershipServiceServicer):
         if tell:
             self.tell(room_id, account_id)
 
+    @property
+    def members(self) -> list[MemberKey]:
+        """Whoever has a membership, active or not."""
+        return list(self._memberships)
+
     def tell(self, room_id: str, account_id: str) -> None:
         """An event for the streams: the membership as it is now."""
         key = MemberKey(room_id, account_id)

@@ -6,11 +6,13 @@ import asyncio
 import json
 import time
 import uuid
+from unittest import mock
 
 import grpc
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from tests.fire.faults import one_world
 from tests.harness import guid, http, until
 
 ROOM = guid()
@@ -450,3 +452,27 @@ async def test_no_method_makes_a_room_of_what_is_no_guid(world):
                 world.sidecar, f"{method} /api/chat/realtime/{room} HTTP/1.1\r\nHost: x\r\n\r\n"
             )
             assert answer[9:12] == status
+
+
+async def test_who_ceased_to_be_a_member_while_the_room_settled_is_not_let_in(issuer):
+    """In this process, for a bus that takes its time."""
+    room, settling, settled = guid(), asyncio.Event(), asyncio.Event()
+
+    async def settle(_room: str) -> None:
+        settling.set()
+        await settled.wait()
+
+    async with one_world(issuer) as world:
+        bus, directory = world.running.connections._hub._bus, world.running._directory
+        with mock.patch.multiple(bus, settled=lambda _room: settled.is_set(), settle=settle):
+            joining = asyncio.create_task(world.join(room))
+            await settling.wait()
+            (member,) = world.chat.members
+            world.chat.deny(*member, tell=True)
+            await until(lambda: member in directory._denied._answers, "the event is here")
+            settled.set()
+            with pytest.raises(InvalidStatus) as caught:
+                await joining
+        assert caught.value.response.status_code == 403
+        assert json.loads(caught.value.response.body)["code"] == "NOT_A_MEMBER"
+        await world.nothing_left()
