@@ -26,8 +26,11 @@ ALLOWED_BY_DEFAULT_SECONDS = 300
 """https://grpc.github.io/grpc/core: GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS; gRPC for Go has the same."""
 STRICT = ("grpc.http2.max_ping_strikes", 1)
 """The second ping too early is the last: by default it is the third."""
-UNTHROTTLED = ("grpc.http2.max_pings_without_data", 0)
-"""By default a client's third ping waits a minute."""
+PINGING = {
+    "grpc.http2.max_pings_without_data": 0,  # by default a client's third ping waits a minute
+    "grpc.keepalive_timeout_ms": 60_000,  # time for a pong, or a busy machine would lose the connection over it
+    "grpc.http2.ping_timeout_ms": 60_000,
+}
 ALLOWED = ("grpc.http2.min_ping_interval_without_data_ms", 100)
 PINGS = 5
 
@@ -82,7 +85,7 @@ async def pinging(target: str, *, seconds: float) -> AsyncIterator[ChatService]:
     """The client with a ping each `seconds`, as long as a call is open."""
     program = Program(target, keepalive_seconds=seconds)
     channel = program.service._channel
-    channel._options = (*channel._options, UNTHROTTLED)
+    channel._options = tuple((dict(channel._options) | PINGING).items())
     await program.service.start()
     try:
         yield program.service
