@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from bench.path import PROFILE, FreeTransport, quiet_log
 from sidecar.app import Sidecar
 from sidecar.config import load
+from sidecar.edge.gathering import ENOUGH
 from sidecar.edge.listener import serve
 from sidecar.edge.lobby import Lobby
 from sidecar.membership.model import MemberKey, Membership
@@ -32,6 +33,8 @@ REQUEST = (
     "Sec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br\r\nAccept-Language: en-US,en;q=0.9\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
+
+TURNS = 20  # of the loop, for a handshake
 
 
 class _Transport(FreeTransport):
@@ -66,7 +69,7 @@ class _YesToAll:
 
 
 class Door:
-    """Lets people in, one after the other. Each has an account and a token of their own; two share a room."""
+    """Lets people in, sixteen at a time. Each has an account and a token of their own; two share a room."""
 
     def __init__(
         self, sidecar: Sidecar, protocol: Callable[[], asyncio.Protocol], key: rsa.RSAPrivateKey
@@ -93,17 +96,26 @@ class Door:
 
     async def let_in(self, requests: list[bytes]) -> None:
         """Raises: AssertionError where one is not upgraded."""
-        for request in requests:
-            transport = _Transport()
-            protocol = self._protocol()
-            protocol.connection_made(transport)
-            protocol.data_received(request)
-            for _ in range(20):
-                await asyncio.sleep(0)
-                if transport.protocol is not None:
-                    break
-            assert transport.protocol is not None, "not upgraded"
-            self.transports.append(transport)
+        for first in range(0, len(requests), ENOUGH):
+            for request in requests[first : first + ENOUGH]:
+                self.receive(request)
+            await self.upgraded()
+
+    def receive(self, request: bytes) -> None:
+        transport = _Transport()
+        self.transports.append(transport)
+        protocol = self._protocol()
+        protocol.connection_made(transport)
+        protocol.data_received(request)
+
+    async def upgraded(self) -> None:
+        """Wait until everybody is. Raises: AssertionError where one is not."""
+        coming = self.transports[-ENOUGH:]
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+            if all(transport.protocol is not None for transport in coming):
+                return
+        raise AssertionError("not upgraded")
 
     def send_home(self) -> None:
         for transport in self.transports:

@@ -17,6 +17,7 @@ from sidecar.auth.credentials import Credential, Source, find_credential, offers
 from sidecar.auth.verifier import Principal, Verifier
 from sidecar.edge.address import Client, Proxies, origin_allowed
 from sidecar.edge.answers import NO_TOKEN, Answers
+from sidecar.edge.gathering import Gathering
 from sidecar.edge.limits import HandshakeLimits
 from sidecar.edge.upgrade import switching_protocols, upgrade_problem
 from sidecar.errors import Refusal, RefusalCode
@@ -105,6 +106,7 @@ class Handshake:
         self._proxies = proxies
         self._allowed_origins = allowed_origins
         self._answers = Answers(allowed_origins=allowed_origins)
+        self._gathering = Gathering()
         self._default_dialect = default_dialect
         self._max_connections = max_connections
         self._limits = limits
@@ -180,6 +182,7 @@ class Handshake:
             raise _method_not_allowed()
         self._check_open()
         self._check_address(visitor.client)
+        await self._gathering.wait()
         credential, principal = await self._identify(request, visitor)
         account_id = visitor.account_id = principal.account_id
         if credential.source is Source.COOKIE:

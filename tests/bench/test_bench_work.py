@@ -17,6 +17,8 @@ import pytest
 
 from bench.accept import door
 from bench.path import Stage, client_frame
+from sidecar.auth.verifier import Verifier
+from sidecar.edge.gathering import ENOUGH
 
 # Calls of one message, from its frame's bytes to the writes to all others: what it costs by itself, and per receiver.
 CALLS_BETWEEN_TWO = 42
@@ -210,13 +212,39 @@ async def test_members_that_speak_one_dialect_are_sent_the_same_bytes_object(sta
 
 async def test_an_accept_with_both_answers_cached_costs_no_more_than_its_bound(tmp_path):
     async with door(tmp_path) as entrance:
-        requests = entrance.requests(4)
+        requests = entrance.requests(ENOUGH)
         await entrance.let_in(requests)
         entrance.send_home()
         await asyncio.sleep(0)
         with Calls() as calls:
-            await entrance.let_in(requests[2:3])
-        assert calls.count <= CALLS_OF_AN_ACCEPT
+            await entrance.let_in(requests)
+        assert calls.count <= ENOUGH * CALLS_OF_AN_ACCEPT
+
+
+async def test_tokens_of_those_who_come_turn_by_turn_are_verified_in_one(tmp_path, monkeypatch):
+    turn, verified_in = 0, []
+    verify = Verifier.verify
+
+    async def noted(*arguments, **options):
+        verified_in.append(turn)
+        return await verify(*arguments, **options)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Verifier, "verify", noted)
+    async with door(tmp_path) as entrance:
+        counting = asyncio.create_task(count_turns())
+        for request in entrance.requests(ENOUGH):
+            entrance.receive(request)
+            await asyncio.sleep(0)
+        await entrance.upgraded()
+        counting.cancel()
+    assert len(verified_in) == ENOUGH
+    assert len(set(verified_in)) == 1
 
 
 async def test_an_accept_leaves_nothing_for_the_garbage_collector(tmp_path):
