@@ -17,25 +17,27 @@ class Gathering:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
+        self._others: list[asyncio.Future[None]] | None = None
+        """Those who came after the first. None: nobody waits."""
 
     async def wait(self) -> None:
         """Return when two turns of the loop brought nobody else, or 16 wait: after 32 turns at most."""
-        loop = asyncio.get_running_loop()
-        called = loop.create_future()
-        self._waiting.append(called)
-        if len(self._waiting) == 1:
-            loop.call_soon(self._look, 1, 0)
-        await called
-
-    def _look(self, before: int, quiet_turns: int) -> None:
-        """Once in each turn of the loop, while somebody waits."""
-        now = len(self._waiting)
-        quiet_turns = quiet_turns + 1 if now == before else 0
-        if now < ENOUGH and quiet_turns < QUIET_TURNS:
-            asyncio.get_running_loop().call_soon(self._look, now, quiet_turns)
+        if self._others is not None:
+            called = asyncio.get_running_loop().create_future()
+            self._others.append(called)
+            await called
             return
-        waiting, self._waiting = self._waiting, []
-        for called in waiting:
-            if not called.done():  # else its client left
-                called.set_result(None)
+        others: list[asyncio.Future[None]] = []
+        self._others = others
+        try:
+            quiet_turns = 0
+            while quiet_turns < QUIET_TURNS and len(others) < ENOUGH - 1:
+                before = len(others)
+                await asyncio.sleep(0)
+                quiet_turns = quiet_turns + 1 if len(others) == before else 0
+        finally:  # whatever becomes of the first, the others go on
+            self._others = None
+            for called in others:
+                if not called.done():  # else its client left
+                    called.set_result(None)
+        await asyncio.sleep(0)  # the first goes on in the same turn
