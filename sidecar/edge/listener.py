@@ -68,8 +68,9 @@ def signaling_app(*, handshake: Handshake, mount_prefixes: Sequence[str]) -> App
     async def realtime(request: Request, chat_id: str) -> HTTPResponse | None:
         return await handshake.answer(request, chat_id)
 
-    # Sanic expects no response of such a handler: the connection may have left it.
-    realtime.is_websocket = True  # type: ignore[attr-defined]  # functions have no such attribute; Sanic looks for it on them
+    # Sanic looks for this on a handler, and expects no response then: the connection may have left it. To mypy a
+    # function has no attributes of one's own.
+    realtime.is_websocket = True  # type: ignore[attr-defined]
     for number, prefix in enumerate(mount_prefixes):
         app.add_route(
             realtime,
@@ -121,7 +122,8 @@ class _ImpatientHttp(HttpProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         whole = False
         try:
-            super().connection_made(transport)  # type: ignore[no-untyped-call]  # Sanic's has no types
+            # Sanic's has no types, and mypy's `untyped_calls_exclude` does not see through super().
+            super().connection_made(transport)  # type: ignore[no-untyped-call]
             cast(Lobby, self.connections).make_room()
             whole = self.transport is not None  # Sanic logs a bug of its own, and goes on
         finally:
@@ -149,7 +151,7 @@ class _ImpatientHttp(HttpProtocol):
             return
         if self._http is not None:
             self._http.upgrade_websocket = False
-        super().check_timeouts()  # type: ignore[no-untyped-call]  # Sanic's has no types
+        super().check_timeouts()  # type: ignore[no-untyped-call]  # as in `connection_made`
 
 
 def listen(host: str, port: int, *, backlog: int) -> socket.socket:
