@@ -1,4 +1,4 @@
-"""Instructions of one message and of one accept, counted by valgrind: they repeat where times do not.
+"""Instructions of one message, one heartbeat and one accept, counted by valgrind: they repeat where times do not.
 
 Also the memory that only one room's messages touch: what makes a message dearer where rooms are many.
 
@@ -71,6 +71,9 @@ async def _play(library: ctypes.CDLL) -> None:
             with _counted(library, "directed message, room of 100"):
                 for _ in range(MEASURED):
                     stage.say(0)
+            _beat(stage, WARM)
+            with _counted(library, "ping and pong"):
+                _beat(stage, MEASURED)
         stage.close()
     stage = Stage(size=8, quiet=True)
     _say(stage, WARM)
@@ -120,8 +123,13 @@ def _say(stage: Stage, messages: int) -> None:
         stage.say(number % len(stage.room))
 
 
+def _beat(stage: Stage, times: int) -> None:
+    for number in range(times):
+        stage.beat(number % len(stage.room))
+
+
 def count(directory: Path) -> dict[str, int]:
-    """Instructions per message or accept, by what was done.
+    """Instructions per message, heartbeat or accept, by what was done.
 
     Raises: CalledProcessError, FileNotFoundError (no valgrind).
     """

@@ -35,6 +35,7 @@ SDP_LINES = (
     "a=candidate:842163049 1 udp 1677729535 203.0.113.7 46154 typ srflx\\r\\n"
 )
 MASK = b"\x12\x34\x56\x78"
+PONG = b"\x8a\x80" + MASK
 PROFILE = b'{"bio":"Likes long walks and short queues.","picture":"0199c2a4-77aa-7cc2-9d3b-2f8f3d1f7a55","level":12}'
 
 
@@ -214,6 +215,13 @@ class Stage:
         for number in range(len(self.room)):
             self.say(number, messages=messages, tick=False)
         self.tick()
+
+    def beat(self, number: int = 0) -> None:
+        """The ping that is due to the first room's member `number`, and its pong."""
+        connection = self.room[number]
+        connection._pinged_at = -inf  # a heartbeat has passed
+        connection.on_time(time.monotonic())
+        connection.data_received(PONG)
 
     def tick(self) -> None:
         """What the loop would run next."""

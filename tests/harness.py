@@ -44,6 +44,22 @@ async def until(condition, what: str = "condition", seconds: float = DEADLINE_SE
         raise
 
 
+class LoopTurns:
+    """`with LoopTurns() as turns:` counts the turns of the running loop."""
+
+    def __enter__(self):
+        self.number = -1
+        self._turn()
+        return self
+
+    def _turn(self) -> None:
+        self.number += 1
+        self._next = asyncio.get_running_loop().call_soon(self._turn)
+
+    def __exit__(self, *_):
+        self._next.cancel()
+
+
 @dataclass
 class Answer:
     status: int

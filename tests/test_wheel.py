@@ -7,7 +7,8 @@ from time import monotonic
 
 import pytest
 
-from sidecar.transport.wheel import RESOLUTION_SECONDS, Wheel
+from sidecar.transport.wheel import ENTRIES_AT_A_TIME, RESOLUTION_SECONDS, Wheel
+from tests.harness import LoopTurns
 
 
 class Entry:
@@ -109,4 +110,42 @@ async def test_one_may_remove_another_that_is_due_with_it(wheel):
     wheel.set(second, at)
     await looked_at(first)
     assert second.looks == []
+    assert not wheel._slots
+
+
+async def test_the_loop_has_its_turn_between_a_few_of_many_that_are_due_together(wheel):
+    class Noting(Entry):
+        def on_time(self, now: float) -> float | None:
+            turns_of.append(turns.number)
+            if len(turns_of) == 1:
+                wheel.remove(gone)
+                wheel.set(put_off, monotonic() + 2 * RESOLUTION_SECONDS)
+            return super().on_time(now)
+
+    turns_of = []
+    entries = [Noting() for _ in range(10 * ENTRIES_AT_A_TIME)]
+    at = monotonic() + RESOLUTION_SECONDS
+    for entry in entries:
+        wheel.set(entry, at)
+    gone, put_off = entries.pop(), entries[-1]
+    with LoopTurns() as turns:
+        await looked_at(*entries)
+    assert [len(entry.looks) for entry in entries] == [1] * len(entries)
+    assert gone.looks == []
+    assert put_off.looks[0] >= at + RESOLUTION_SECONDS
+    assert max(turns_of.count(turn) for turn in turns_of) == ENTRIES_AT_A_TIME
+
+
+async def test_a_wheel_closed_amid_many_looks_at_none_of_the_rest(wheel):
+    class Closing(Entry):
+        def on_time(self, now: float) -> float | None:
+            asyncio.get_running_loop().call_soon(wheel.close)
+            return super().on_time(now)
+
+    entries = [Closing(), *(Entry() for _ in range(3 * ENTRIES_AT_A_TIME))]
+    for entry in entries:
+        wheel.set(entry, monotonic())
+    await looked_at(entries[0])
+    await asyncio.sleep(2 * RESOLUTION_SECONDS)
+    assert sum(len(entry.looks) for entry in entries) <= 2 * ENTRIES_AT_A_TIME
     assert not wheel._slots

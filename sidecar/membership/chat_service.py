@@ -134,7 +134,7 @@ class ChatService:
                         request, timeout=self._timeout_seconds, metadata=sent
                     )
                 self._channel.ended(grpc.StatusCode.OK)
-                return decoding.memberships(
+                return await decoding.memberships(
                     answer.memberships, keys, max_profile_bytes=self._max_profile_bytes
                 )
         except grpc.aio.AioRpcError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -11,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sidecar._proto.dyson.chat.v1 import membership_pb2 as pb
 from sidecar.guid import canonical_guid
 from sidecar.membership.model import MemberKey, Membership
-from sidecar.membership.service import Changed, CursorMoved, MaybeChanged, WatchEvent
+from sidecar.membership.service import KEYS_AT_A_TIME, Changed, CursorMoved, MaybeChanged, WatchEvent
 
 MAX_TEXT_CHARACTERS = 256
 _MAX_ID = 64  # characters of an id in a log line
@@ -45,17 +46,19 @@ def membership(message: pb.Membership, key: MemberKey, *, max_profile_bytes: int
     return _of_key(message, key, max_profile_bytes)
 
 
-def memberships(
+async def memberships(
     messages: Iterable[pb.Membership], keys: Sequence[MemberKey], *, max_profile_bytes: int
 ) -> dict[MemberKey, Membership]:
-    """The answer about `keys`.
+    """The answer about `keys`. The loop has its turn after every `KEYS_AT_A_TIME`.
 
     Raises:
         WrongAnswerError: something in it was not asked for, or stands in it twice: then what is missing means nothing.
     """
     asked = {key: key for key in keys}  # the answer holds the asker's own strings, not one more copy of them
     found: dict[MemberKey, Membership] = {}
-    for message in messages:
+    for number, message in enumerate(messages):
+        if number and not number % KEYS_AT_A_TIME:
+            await asyncio.sleep(0)
         key = asked.pop(MemberKey(message.room_id, message.account_id), None) or asked.pop(
             key_of(message), None
         )

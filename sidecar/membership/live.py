@@ -13,7 +13,13 @@ import msgspec
 from sidecar.membership.breaker import Breaker
 from sidecar.membership.model import MemberKey, Membership
 from sidecar.membership.recent import Answer
-from sidecar.membership.service import MAX_BATCH_KEYS, MembershipService, Reason, Unavailable
+from sidecar.membership.service import (
+    KEYS_AT_A_TIME,
+    MAX_BATCH_KEYS,
+    MembershipService,
+    Reason,
+    Unavailable,
+)
 
 # Live keys are dealt by their hash to this many slots, re-checked one after the other: so all calls are spread over
 # the interval, each key has its turn once in it, and an outage changes neither.
@@ -195,7 +201,9 @@ class LiveMemberships:
                 else:
                     self._not_verified(part, asked, asked_at)
                 continue
-            for key in part:
+            for number, key in enumerate(part):
+                if number and not number % KEYS_AT_A_TIME:
+                    await asyncio.sleep(0)
                 if self.get(key) is not None:
                     self._on_answer(key, Answer(found.get(key), asked, asked_at))
 

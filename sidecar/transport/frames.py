@@ -1,6 +1,6 @@
 """Bytes into messages: the WebSocket's framing (RFC 6455 5) and its closing handshake.
 
-Both are the `websockets` library's. Before it stands one short path for the usual case, whole text frames: the
+Both are the `websockets` library's. Before it stand short paths for the usual cases, whole text frames and pongs: the
 library's parser is made for whatever else comes, and dropped at the frame boundary, because at rest it would be most
 of a connection's memory.
 """
@@ -30,10 +30,12 @@ PIECES_A_MESSAGE = 64
 
 _FINAL_TEXT = 0x81
 _CLOSE = 0x88
+_PONG = 0x8A
 _CONTROL = 0x08
 _MASKED = 0x80
 _HEADER_AND_MASK = 8  # of a frame with a 16-bit size
 _USUAL = _FINAL_TEXT << 8 | _MASKED | 126
+_MASKED_SMALL = range(_MASKED, _MASKED | 126)  # a masked frame's second byte where its size is in it
 _first_bytes = Struct("!HH").unpack_from
 
 
@@ -166,8 +168,12 @@ class FrameReader(FrameWriter):
         if data[start] == _FINAL_TEXT and data[start + 1] & _MASKED and self._ws is None:
             message = apply_mask(data[payload:end], data[payload - 4 : payload])
             self.on_message(message, text=True, last=end == size)
-        elif self.disconnect is None or data[start] == _CLOSE:
-            self._read_by_library(data[start:end])  # while closing, only the peer's close still matters
+        elif self.disconnect is not None and data[start] != _CLOSE:
+            pass  # while closing, only the peer's close still matters
+        elif data[start] == _PONG and data[start + 1] in _MASKED_SMALL and self._ws is None:
+            self.on_control(Opcode.PONG)
+        else:
+            self._read_by_library(data[start:end])
         return end
 
     def resume_writing(self) -> None:

@@ -8,6 +8,8 @@ from time import monotonic
 from typing import Protocol, TypeAlias
 
 RESOLUTION_SECONDS = 0.1
+ENTRIES_AT_A_TIME = 8
+"""Looked at before the loop has its turn: of 15,000 connections 75 are to be pinged each time the wheel turns."""
 
 
 class Timed(Protocol):
@@ -38,15 +40,15 @@ Link: TypeAlias = Timed | _Slot
 
 
 class Wheel:
-    """Calls `on_time` of each entry once its time has come, at most `RESOLUTION_SECONDS` late.
+    """Calls `on_time` of each entry once its time has come, `RESOLUTION_SECONDS` late at most while the loop has time.
 
     The loop is taken when the first entry is set; the timer runs only while there are entries.
     """
 
     def __init__(self, *, on_error: Callable[[Timed, Exception], None]) -> None:
         self._slots: dict[int, _Slot] = {}  # none is empty
-        self._timer: asyncio.TimerHandle | None = None
-        self._turned_to = 0
+        self._timer: asyncio.Handle | None = None
+        self._turned_to = 0  # nothing is put here, or before, any more
         self._on_error = on_error
 
     def set(self, entry: Timed, when: float) -> None:
@@ -93,9 +95,14 @@ class Wheel:
 
     def _turn(self) -> None:
         now = monotonic()
-        for number in range(self._turned_to + 1, int(now / RESOLUTION_SECONDS) + 1):
+        left = ENTRIES_AT_A_TIME
+        for number in range(self._turned_to, int(now / RESOLUTION_SECONDS) + 1):
             self._turned_to = number
             while (entry := self._first(number)) is not None:
+                if not left:
+                    self._timer = asyncio.get_running_loop().call_soon(self._turn)
+                    return
+                left -= 1
                 self.remove(entry)
                 try:
                     again = entry.on_time(now)

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from sidecar._proto.dyson.chat.v1 import membership_pb2 as pb
 from sidecar.membership import decoding
 from sidecar.membership.model import MemberKey
+from sidecar.membership.service import KEYS_AT_A_TIME
 from sidecar.rfc3339 import rfc3339
+from tests.harness import LoopTurns, guid
 
 KEY = MemberKey("10bb1000-0000-4000-8000-00000000000a", "a11ce000-0000-4000-8000-000000000001")
 
@@ -94,3 +96,12 @@ def test_what_is_not_set_is_none_and_the_epoch_is_a_time():
 def test_what_is_not_a_guid_is_nobody(text):
     with pytest.raises(decoding.WrongAnswerError):
         decoding.membership(pb.Membership(room_id=KEY.room_id, account_id=text), KEY, max_profile_bytes=0)
+
+
+async def test_the_loop_has_its_turn_while_a_long_answer_is_decoded():
+    keys = [MemberKey(guid(), guid()) for _ in range(256)]
+    messages = [pb.Membership(room_id=key.room_id, account_id=key.account_id) for key in keys]
+    with LoopTurns() as turns:
+        found = await decoding.memberships(messages, keys, max_profile_bytes=0)
+    assert list(found) == keys
+    assert turns.number >= 256 / KEYS_AT_A_TIME - 1
