@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from time import monotonic
 
 import pytest
@@ -113,27 +114,44 @@ async def test_one_may_remove_another_that_is_due_with_it(wheel):
     assert not wheel._slots
 
 
-async def test_the_loop_has_its_turn_between_a_few_of_many_that_are_due_together(wheel):
+async def test_the_loop_has_its_turn_between_a_few_of_many_that_are_due_together(wheel, monkeypatch):
     class Noting(Entry):
         def on_time(self, now: float) -> float | None:
             turns_of.append(turns.number)
             if len(turns_of) == 1:
                 wheel.remove(gone)
-                wheel.set(put_off, monotonic() + 2 * RESOLUTION_SECONDS)
+                wheel.set(put_off, at + 2 * RESOLUTION_SECONDS)
             return super().on_time(now)
 
     turns_of = []
     entries = [Noting() for _ in range(10 * ENTRIES_AT_A_TIME)]
-    at = monotonic() + RESOLUTION_SECONDS
+    at = monotonic()
     for entry in entries:
         wheel.set(entry, at)
-    gone, put_off = entries.pop(), entries[-1]
+    gone, put_off = entries.pop(), entries.pop()
+    # The wheel is late by no slot, however long a turn of the loop takes.
+    monkeypatch.setattr("sidecar.transport.wheel.monotonic", lambda: at + RESOLUTION_SECONDS)
     with LoopTurns() as turns:
         await looked_at(*entries)
-    assert [len(entry.looks) for entry in entries] == [1] * len(entries)
-    assert gone.looks == []
-    assert put_off.looks[0] >= at + RESOLUTION_SECONDS
-    assert max(turns_of.count(turn) for turn in turns_of) == ENTRIES_AT_A_TIME
+        assert max(turns_of.count(turn) for turn in turns_of) == ENTRIES_AT_A_TIME
+        monkeypatch.undo()
+        await looked_at(put_off)
+    assert [len(entry.looks) for entry in (*entries, put_off, gone)] == [1] * len(entries) + [1, 0]
+    assert put_off.looks[0] >= at + 2 * RESOLUTION_SECONDS
+
+
+async def test_a_busy_loop_s_wheel_catches_up(wheel):
+    class Busy(LoopTurns):
+        def _turn(self) -> None:
+            time.sleep(RESOLUTION_SECONDS / 2)
+            super()._turn()
+
+    entries = [Entry() for _ in range(40 * ENTRIES_AT_A_TIME)]
+    for entry in entries:
+        wheel.set(entry, monotonic())
+    with Busy() as turns:
+        await looked_at(*entries)
+    assert turns.number < 20
 
 
 async def test_a_wheel_closed_amid_many_looks_at_none_of_the_rest(wheel):
@@ -142,10 +160,10 @@ async def test_a_wheel_closed_amid_many_looks_at_none_of_the_rest(wheel):
             asyncio.get_running_loop().call_soon(wheel.close)
             return super().on_time(now)
 
-    entries = [Closing(), *(Entry() for _ in range(3 * ENTRIES_AT_A_TIME))]
+    entries = [Closing(), *(Entry() for _ in range(1000 * ENTRIES_AT_A_TIME))]
     for entry in entries:
         wheel.set(entry, monotonic())
     await looked_at(entries[0])
     await asyncio.sleep(2 * RESOLUTION_SECONDS)
-    assert sum(len(entry.looks) for entry in entries) <= 2 * ENTRIES_AT_A_TIME
+    assert sum(len(entry.looks) for entry in entries) < len(entries)
     assert not wheel._slots
