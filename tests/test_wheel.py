@@ -1,4 +1,4 @@
-"""Deadlines on one timer, in a real loop: the longest of these waits is 0.3 s."""
+"""Deadlines on one timer, in a real loop: all of these waits are under a second."""
 
 from __future__ import annotations
 

